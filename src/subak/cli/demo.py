@@ -1,0 +1,25 @@
+"""`subak demo`: the same gateway with streaming on and, unless told otherwise, the embedded backend."""
+
+import rich_click as click
+
+from subak.cli.options import config_option, debug_option, json_logs, json_logs_option, load_settings, setting_flags
+from subak.settings import Given
+
+
+@click.command("demo")
+@setting_flags("server.host", "server.port", "upstream.url", "knowledge.docs", "knowledge.pace_ms")
+@config_option
+@json_logs_option
+@debug_option
+@click.pass_context
+def command(ctx: click.RichContext, /, config: str | None, *, as_json: bool, **flags: str | None) -> None:
+    """Try it: everything embedded in one process, nothing to set up.
+
+    Prints the address of a page to ask in. With --docs it answers from your own files, with --upstream your backend.
+    """
+    forced = {"features.sse_streaming": Given(value=True, source="subak demo"), **json_logs(as_json=as_json)}
+    loaded = load_settings(config, flags, forced=forced)
+
+    from subak.app import run_gateway
+
+    ctx.exit(run_gateway(loaded.settings, demo=True))

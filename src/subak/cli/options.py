@@ -1,0 +1,78 @@
+"""Options that several commands share, and the settings that come out of them."""
+
+from collections.abc import Callable, Mapping
+from typing import ParamSpec, TypeVar
+
+import rich_click as click
+
+from subak.cli.output import WANTS_JSON, WANTS_TRACEBACK
+from subak.settings import Given, Loaded, Setting, as_text, catalogue, environment, load, locate
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+config_option = click.option(
+    "--config", metavar="FILE", help="Settings file; otherwise SUBAK_CONFIG, or subak.toml if there is one here."
+)
+
+
+def _keep_in_meta(ctx: click.Context, param: click.Parameter, value: bool) -> bool:  # noqa: FBT001 - click's signature
+    ctx.meta[WANTS_JSON if param.name == "as_json" else WANTS_TRACEBACK] = value
+    return value
+
+
+json_option = click.option("--json", "as_json", is_flag=True, is_eager=True, callback=_keep_in_meta, help="Print JSON.")
+json_logs_option = click.option(
+    "--json", "as_json", is_flag=True, is_eager=True, callback=_keep_in_meta, help="Write every log line as JSON."
+)
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_keep_in_meta,
+    help="Show a traceback when something fails.",
+)
+
+
+def setting_flags(*keys: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """One flag a setting, described by the setting itself; they arrive as the keywords that `load_settings` takes."""
+
+    def decorate(command: Callable[P, R]) -> Callable[P, R]:
+        known = {setting.key: setting for setting in catalogue()}
+        for key in reversed(keys):
+            command = _flag(known[key])(command)
+        return command
+
+    return decorate
+
+
+def _flag(setting: Setting) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    default = "" if setting.default is None else f" Default: {as_text(setting.default)}."
+    return click.option(
+        str(setting.notes.flag),
+        setting.key.replace(".", "__"),
+        metavar=str(setting.notes.flag).removeprefix("--").replace("-", "_").upper(),
+        help=setting.sentence + default,
+    )
+
+
+def load_settings(config: str | None, flags: Mapping[str, str | None], *, forced: Mapping[str, Given]) -> Loaded:
+    """The settings of this process: its environment, its file, these flags, and what the command itself decides.
+
+    Raises:
+        SettingsError: something is wrong with them.
+    """
+    named = {setting.key: setting.notes.flag for setting in catalogue()}
+    given = {
+        key: Given(text, f"flag {named[key]}")
+        for key, text in ((name.replace("__", "."), text) for name, text in flags.items())
+        if text is not None
+    }
+    env = environment()
+    return load(env, locate(env, config), {**given, **forced})
+
+
+def json_logs(*, as_json: bool) -> Mapping[str, Given]:
+    """What `--json` means to a command that runs until it is stopped."""
+    return {"log.format": Given("json", "flag --json")} if as_json else {}

@@ -1,0 +1,23 @@
+"""`subak serve`: the gateway, in production."""
+
+import rich_click as click
+
+from subak.cli.options import config_option, debug_option, json_logs, json_logs_option, load_settings, setting_flags
+
+
+@click.command("serve")
+@setting_flags("server.host", "server.port", "upstream.url", "knowledge.docs", "knowledge.pace_ms")
+@config_option
+@json_logs_option
+@debug_option
+@click.pass_context
+def command(ctx: click.RichContext, /, config: str | None, *, as_json: bool, **flags: str | None) -> None:
+    """Run the gateway in front of your backend.
+
+    Streams are refused until ENABLE_SSE_STREAMING=true is set. SIGTERM ends it cleanly.
+    """
+    loaded = load_settings(config, flags, forced=json_logs(as_json=as_json))
+
+    from subak.app import run_gateway
+
+    ctx.exit(run_gateway(loaded.settings, demo=False))
