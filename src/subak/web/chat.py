@@ -1,0 +1,186 @@
+"""`POST /api/v2/bali-zero/chat`: passed to the backend's `/bali-zero/chat`, byte for byte, hop-by-hop headers aside.
+
+No flag, limit, schema, authentication or size bound of ours stands before it; it is streamed both ways (PROTOCOL §2,
+§5).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Final, Protocol
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from subak.core.errors import ErrorCode, UpstreamError
+from subak.web.ask import read_body
+from subak.web.connection import Connection
+
+CHAT_PATH: Final = "/bali-zero/chat"
+MAX_EMBEDDED_BODY_BYTES: Final = 8 * 1024 * 1024
+"""The embedded backend has a bound of its own below this; a proxied body has none."""
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_NOT_PASSED_ON: Final = frozenset({"host", "expect"})
+
+
+class ChatReply(Protocol):
+    """A whole answer of the embedded backend."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+
+    @property
+    def headers(self) -> Iterable[tuple[str, str]]:
+        """All headers but those of the framing."""
+
+    @property
+    def body(self) -> bytes:
+        """The body."""
+
+
+ChatAnswerer = Callable[[bytes, str | None], Awaitable[ChatReply]]
+"""The embedded backend's `/chat`: a body and its content type to a whole answer. Never raises."""
+
+
+class EmbeddedChat:
+    """`/chat` answered in this process."""
+
+    def __init__(self, answer: ChatAnswerer) -> None:
+        self._answer = answer
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer the request."""
+        body = await read_body(request, MAX_EMBEDDED_BODY_BYTES)
+        reply = await self._answer(body, request.headers.get("Content-Type"))
+        return web.Response(status=reply.status, headers=CIMultiDict(reply.headers), body=reply.body)
+
+
+class ProxiedChat:
+    """`/chat` answered by the RAG backend."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        credentials: Callable[[], Mapping[str, str]],
+        *,
+        first_byte_timeout_s: float,
+        max_body_bytes: int = 0,
+    ) -> None:
+        """`credentials` gives the gateway's headers for the backend; one that the caller sent stays the caller's.
+
+        `max_body_bytes` bounds the request's body; 0 is no bound.
+        """
+        self._session = session
+        self._url = base_url.rstrip("/") + CHAT_PATH
+        self._credentials = credentials
+        self._first_byte_timeout_s = first_byte_timeout_s
+        self._max_body_bytes = max_body_bytes
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Pass the request on and its answer back; a caller that leaves ends the backend's work too."""
+        connection = request.protocol
+        assert isinstance(connection, Connection), "the server makes our own connections"
+        connection.writer = _CancelWhenLost()
+        try:
+            async with await self._ask(request) as answer:
+                return await _pass_back(request, connection, answer)
+        finally:
+            connection.writer = None
+
+    async def _ask(self, request: web.Request) -> aiohttp.ClientResponse:
+        query = request.rel_url.raw_query_string
+        url = URL(f"{self._url}?{query}" if query else self._url, encoded=True)
+        body = await self._body_of(request)
+        try:
+            async with asyncio.timeout(self._first_byte_timeout_s):
+                return await self._session.post(
+                    url, data=body, headers=self._headers_for(request), allow_redirects=False
+                )
+        except TimeoutError:
+            raise UpstreamError(ErrorCode.UPSTREAM_TIMEOUT, "chat_timeout") from None
+        except aiohttp.ClientError as error:
+            raise UpstreamError(ErrorCode.UPSTREAM_ERROR, "chat_failed") from error
+
+    async def _body_of(self, request: web.Request) -> aiohttp.StreamReader | bytes | None:
+        """Give the body as it comes, or, where a bound is set, whole: what is too large must not reach the backend."""
+        if not request.can_read_body:
+            return None
+        return await read_body(request, self._max_body_bytes) if self._max_body_bytes else request.content
+
+    def _headers_for(self, request: web.Request) -> CIMultiDict[str]:
+        passed_on = _end_to_end(request.headers)
+        for name in _NOT_PASSED_ON:
+            passed_on.popall(name, None)
+        for name, value in self._credentials().items():
+            passed_on.setdefault(name, value)
+        return passed_on
+
+
+class _CancelWhenLost:
+    """Cancels the task it was made in when the client goes."""
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+
+    def on_lost(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def on_blocked(self) -> None:
+        """Nothing to do: the pass-through waits for the socket by itself."""
+
+    def on_writable(self) -> None:
+        """Nothing to do: see `on_blocked`."""
+
+
+async def _pass_back(
+    request: web.Request, connection: Connection, answer: aiohttp.ClientResponse
+) -> web.StreamResponse:
+    response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=_end_to_end(answer.headers))
+    request[NATIVE_HEADERS] = frozenset(name.lower() for name in answer.headers)
+    await response.prepare(request)
+    try:
+        async for chunk in answer.content.iter_any():
+            await response.write(chunk)
+        await response.write_eof()
+    except (aiohttp.ClientError, ConnectionError, TimeoutError):
+        connection.abort(is_framed_by_close=response.content_length is None and not response.chunked)
+    return response
+
+
+async def keep_native_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Take back the headers that aiohttp adds: which software this is, and what the backend of `/chat` didn't send.
+
+    An `on_response_prepare` signal.
+    """
+    native = request.get(NATIVE_HEADERS)
+    if native is None:
+        response.headers.popall("Server", None)
+        return
+    for name in ("Server", "Content-Type", "Date"):
+        if name.lower() not in native:
+            response.headers.popall(name, None)
+
+
+NATIVE_HEADERS: Final = web.RequestKey("native_headers", frozenset)
+
+
+def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    named = {name.strip().lower() for value in headers.getall("Connection", ()) for name in value.split(",")}
+    dropped = _HOP_BY_HOP | named
+    return CIMultiDict([(name, value) for name, value in headers.items() if name.lower() not in dropped])

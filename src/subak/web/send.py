@@ -1,0 +1,95 @@
+"""The seam between a subscriber and the wire: headers, chunk framing, clean end or abort (PROTOCOL §3).
+
+Everything goes out through `transport.write` in one piece per batch; aiohttp writes the headers with the first frames
+and the last chunk after a terminal event. A response that ends for any other reason is aborted.
+"""
+
+import asyncio
+from typing import Final
+
+from aiohttp import HttpVersion11, web
+
+from subak.core.envelope import encode_preface
+from subak.relay.hub import Attachment, Reading, Recap
+from subak.relay.subscriber import Departure
+from subak.web.connection import Connection
+
+STREAM_HEADERS: Final = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class EventStreamResponse(web.StreamResponse):
+    """A response whose headers wait for the first frames, so that both leave in one write."""
+
+    _send_headers_immediately = False
+
+
+class ChunkedOutlet:
+    """Writes frames as HTTP/1.1 chunks."""
+
+    __slots__ = ("_connection", "_transport")
+
+    def __init__(self, connection: Connection, transport: asyncio.Transport) -> None:
+        self._connection = connection
+        self._transport = transport
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the transport's buffer is below its bound."""
+        return not self._connection.writing_paused
+
+    def write(self, frames: bytes) -> None:
+        """Send one chunk."""
+        self._transport.write(b"%x\r\n%b\r\n" % (len(frames), frames))
+
+
+class PlainOutlet(ChunkedOutlet):
+    """Writes frames as they are: a body framed by close (HTTP/1.0)."""
+
+    __slots__ = ()
+
+    def write(self, frames: bytes) -> None:
+        """Send the bytes."""
+        self._transport.write(frames)
+
+
+async def send_attachment(
+    request: web.BaseRequest, attachment: Attachment, headers: dict[str, str]
+) -> web.StreamResponse:
+    """Write the response that an attachment calls for; return when it is over."""
+    if isinstance(attachment, Reading):
+        return await _send_reading(request, attachment, headers)
+    if isinstance(attachment, Recap):
+        return web.Response(body=attachment.frames, headers=STREAM_HEADERS | headers)
+    return web.Response(status=204, headers={"Cache-Control": "no-store"} | headers)
+
+
+async def _send_reading(request: web.BaseRequest, reading: Reading, headers: dict[str, str]) -> web.StreamResponse:
+    response = EventStreamResponse(headers=STREAM_HEADERS | headers)
+    is_chunked = request.version >= HttpVersion11
+    connection = request.protocol
+    assert isinstance(connection, Connection), "the server makes our own connections"
+    if not is_chunked:
+        response.force_close()
+    try:
+        await response.prepare(request)
+        await response.write(encode_preface(reading.retry_ms) + await reading.first_frames())
+    except ConnectionError:
+        return response
+    transport = connection.transport
+    if transport is None:
+        return response
+    outlet = (ChunkedOutlet if is_chunked else PlainOutlet)(connection, transport)
+    connection.writer = reading.subscriber
+    departure: Departure | None = None
+    try:
+        departure = await reading.run(outlet)
+    finally:
+        connection.writer = None
+        if departure is not Departure.COMPLETED:  # a defect of ours included: nothing but a terminal event ends cleanly
+            connection.abort(is_framed_by_close=not is_chunked)
+    return response
