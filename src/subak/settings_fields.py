@@ -180,6 +180,10 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     loop: Annotated[
         Literal["auto", "uvloop", "asyncio"], _about("Event loop; auto takes uvloop where it is installed.")
     ] = "auto"
+    max_connections: Annotated[
+        Annotated[int, Meta(ge=0, le=10_000_000)],
+        _about("Most open client connections, further ones get 503; 0 takes what the open-file limit allows."),
+    ] = 0
     backlog: Annotated[
         Annotated[int, Meta(ge=1, le=_MAX_PORT)], _about("Connections that the kernel queues before they are accepted.")
     ] = 1024

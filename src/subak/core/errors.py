@@ -215,6 +215,13 @@ class Draining(StoreError):
     code = "draining"
 
 
+class UpstreamUnavailable(SubakError):
+    """Nothing that answers may be asked now: known before the first byte, so it is a plain 503."""
+
+    code = "upstream_unavailable"
+    http_status = 503
+
+
 class UpstreamError(SubakError):
     """What answers failed. `error_code` is what readers of the stream are told."""
 

@@ -118,7 +118,7 @@ class SseDecoder:
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes held of an unfinished line and of the data of an unfinished block: not zero means cut off mid-event."""
+        """Bytes held of an unfinished line and of the data of an unfinished block; none after a clean end."""
         return len(self._line) + len(self._data)
 
     def feed(self, chunk: bytes) -> list[SseEvent]:

@@ -1,0 +1,89 @@
+"""Log lines: one JSON object a line on stdout, pretty on a terminal.
+
+Writing to a pipe may block, so a thread of its own writes; between it and the event loop stands a bounded queue that
+counts what it has to drop. No line carries a question, an answer, an e-mail, an address or a stream id in clear.
+"""
+
+import queue
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Final, Literal, TextIO
+
+import msgspec
+import structlog
+
+QUEUE_LINES: Final = 10_000
+FLUSH_DEADLINE_S: Final = 2.0
+
+LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+
+
+class LineWriter:
+    """A file-like sink whose `write` never blocks. Lines leave in order; `dropped` counts those that found no room."""
+
+    def __init__(self, target: TextIO, *, max_lines: int = QUEUE_LINES) -> None:
+        """Start the thread that writes to `target`."""
+        self.dropped = 0
+        self._target = target
+        self._max_lines = max_lines
+        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="subak-log", daemon=True)
+        self._thread.start()
+
+    def write(self, text: str) -> None:
+        """Queue `text`, or count it as dropped."""
+        if self._queue.qsize() < self._max_lines:
+            self._queue.put(text)
+        else:
+            self.dropped += 1
+
+    def flush(self) -> None:
+        """Nothing to do: the thread flushes."""
+
+    def close(self) -> None:
+        """Write what is queued, for at most two seconds, and end the thread."""
+        self._queue.put(None)
+        self._thread.join(FLUSH_DEADLINE_S)
+
+    def _run(self) -> None:
+        while (text := self._queue.get()) is not None:
+            try:
+                self._target.write(text)
+                if self._queue.empty():
+                    self._target.flush()
+            except (OSError, ValueError):
+                self.dropped += 1
+
+
+def make_logger(
+    sink: LineWriter, *, level: str, form: Literal["json", "pretty"]
+) -> structlog.typing.FilteringBoundLogger:
+    """Give a logger that writes to `sink`: `json` for machines, `pretty` for a terminal."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer(serializer=_to_json)
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=True)
+    )
+    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+        structlog.PrintLogger(sink),  # type: ignore[arg-type]  # it only ever calls write and flush
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+    )
+    return logger
+
+
+def _to_json(fields: Mapping[str, object], **_ignored: object) -> str:
+    """Encode one line. Line ends and other control characters inside a value are escaped by JSON itself."""
+    return msgspec.json.encode(fields).decode()
+
+
+def form_for(setting: str, target: TextIO = sys.stdout) -> Literal["json", "pretty"]:
+    """Resolve `auto`: pretty on a terminal, JSON elsewhere."""
+    if setting == "json" or (setting == "auto" and not target.isatty()):
+        return "json"
+    return "pretty"

@@ -1,0 +1,50 @@
+"""Observers: who hears facts. They can't refuse, delay or raise."""
+
+from http import HTTPStatus
+
+import msgspec
+import structlog
+
+from subak.core.digests import digest_name
+from subak.core.facts import Crashed, Fact, ReaderAttached, ReaderLeft, Refused, StreamEnded
+from subak.telemetry.logs import LEVELS
+
+
+class LogObserver:
+    """Writes each fact as one log line; a stream's id as a keyed digest (PROTOCOL §1)."""
+
+    def __init__(self, logger: structlog.typing.FilteringBoundLogger, secret: bytes) -> None:
+        """`secret` keys the digests: the same stream has the same name in all lines of one state directory."""
+        self._logger = logger
+        self._secret = secret
+
+    def notify(self, fact: Fact) -> None:
+        """Write the line: starts, ends, refusals and resumes at `info`, what is as expected of a reader at `debug`."""
+        level = _level(fact)
+        if not self._logger.is_enabled_for(level):
+            return
+        fields = {name: value for name, value in msgspec.structs.asdict(fact).items() if value is not None}
+        stream_id = fields.pop("stream_id", None)
+        if stream_id is not None:
+            fields = {"stream": digest_name(self._secret, "stream", stream_id)} | fields
+        self._logger.log(level, _event_name(fact), **fields)
+
+
+def _level(fact: Fact) -> int:
+    match fact:
+        case Crashed():
+            return LEVELS["error"]
+        case ReaderAttached(is_resume=False) | ReaderLeft(departure="completed"):
+            return LEVELS["debug"]
+        case StreamEnded(reason=reason) if reason:
+            return LEVELS["warning"]
+        case Refused(status=status) if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return LEVELS["warning"]
+        case _:
+            return LEVELS["info"]
+
+
+def _event_name(fact: Fact) -> str:
+    """Give `stream_opened` for `StreamOpened`."""
+    name = type(fact).__name__
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
