@@ -218,6 +218,20 @@ class Upstream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             rule=_URL,
         ),
     ] = None
+    fallback_urls: Annotated[
+        tuple[str, ...],
+        _about(
+            "Base URLs of further RAG backends, asked in this order when those before fail before a first token.",
+            example=["http://127.0.0.1:8001"],
+            rule=_URL,
+        ),
+    ] = ()
+    breaker_failures: Annotated[
+        Count, _about("Failures in a row after which an upstream is left alone for a while.")
+    ] = 5
+    breaker_rest_s: Annotated[
+        Seconds, _about("How long it is left alone the first time; each further time twice as long, up to eight times.")
+    ] = 5.0
     kind: Annotated[
         Literal["auto", "rag", "embedded"],
         _about("What answers; auto means rag when a URL is set, else the embedded backend."),

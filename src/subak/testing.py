@@ -193,17 +193,25 @@ class RecordedRequest:
 
 
 class ScriptedUpstream:
-    """A server on 127.0.0.1 that answers the n-th request by the n-th script, and all later ones by the last.
+    """A server on loopback that answers the n-th request by the n-th script, and all later ones by the last.
 
     A script that is over stalls. `requests` and `connections` are in the order in which they came.
     """
 
-    def __init__(self, *scripts: Script, ssl_context: ssl.SSLContext | None = None, is_accepting: bool = True) -> None:
-        """Not accepting: the kernel's queue is full, so that a connection never comes about."""
+    def __init__(
+        self,
+        *scripts: Script,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        ssl_context: ssl.SSLContext | None = None,
+        is_accepting: bool = True,
+    ) -> None:
+        """Port 0 takes a free one. Not accepting: the kernel's queue is full, so no connection ever comes about."""
         self.scripts = list(scripts)
         self.requests: list[RecordedRequest] = []
         self.connections: list[ScriptedConnection] = []
-        self.port = 0
+        self.host = host
+        self.port = port
         self._ssl_context = ssl_context
         self._is_accepting = is_accepting
         self._server: asyncio.Server | None = None
@@ -214,7 +222,8 @@ class ScriptedUpstream:
     @property
     def url(self) -> str:
         """The base URL, without a slash at its end."""
-        return f"{'http' if self._ssl_context is None else 'https'}://127.0.0.1:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'http' if self._ssl_context is None else 'https'}://{host}:{self.port}"
 
     @property
     def questions(self) -> int:
@@ -231,14 +240,14 @@ class ScriptedUpstream:
         await self.close()
 
     async def start(self) -> None:
-        """Listen on a free port."""
+        """Listen."""
         if not self._is_accepting:
             self._start_deaf()
             return
         loop = asyncio.get_running_loop()
         self._tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
         make = partial(ScriptedConnection, self)
-        self._server = await loop.create_server(make, "127.0.0.1", 0, ssl=self._ssl_context)
+        self._server = await loop.create_server(make, self.host, self.port, ssl=self._ssl_context)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def refuse(self) -> None:
@@ -267,13 +276,14 @@ class ScriptedUpstream:
 
     def _start_deaf(self) -> None:
         listener = self._stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((self.host, self.port))
         listener.listen(0)
         self.port = listener.getsockname()[1]
         for _ in range(3):  # more than fit into the queue
             filler = self._stack.enter_context(socket.socket())
             filler.setblocking(False)
-            filler.connect_ex(("127.0.0.1", self.port))
+            filler.connect_ex((self.host, self.port))
 
     # What follows is for this module's connections.
 

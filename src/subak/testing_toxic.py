@@ -4,16 +4,16 @@ It stands on 127.0.0.1 before a real server and passes bytes on as its lines say
 certain byte. It knows nothing of HTTP, Subak or any test framework. What goes wrong goes wrong at a byte, not at a
 time, and jitter comes from a seed: a test that failed once fails again.
 
-    cut_once = [Line(cut=Cut(after_bytes=700)), Line()]  # the first connection dies, all later ones work
+    cut_once = [Line(cut=Cut(after=700)), Line()]  # the first connection dies, all later ones work
     async with ToxicProxy("127.0.0.1", gateway_port, *cut_once) as proxy:
         ...  # point the client at proxy.url
         await proxy.wait_connections(2)  # it has come back
 
 What a line can do, each way by itself: `latency_s`, `jitter_s`, `slice_bytes`, `bytes_per_s`. What a cut can be: a TCP
 reset, an orderly close, a line that is dead without anybody being told (`HALF_OPEN`), one that takes everything and
-delivers nothing (`BLACK_HOLE`). `hold` and `release` stop and restart the flow at any moment, `cut` ends it.
+delivers nothing (`BLACK_HOLE`); where is told by a number of bytes or by the bytes themselves. `hold` and `release` stop and restart the flow at any moment, `cut` ends it.
 
-A reset may overtake bytes that the receiver didn't take yet, as on any network: *at most* `after_bytes` arrive.
+A reset may overtake bytes that the receiver didn't take yet, as on any network: *at most* so many arrive.
 """
 
 import asyncio
@@ -54,9 +54,12 @@ class How(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Cut the line when `after_bytes` have been passed on in `direction`; 0 cuts it before the first byte."""
+    """Cut the line when so much has been passed on in `direction`.
 
-    after_bytes: int
+    `after` is a number of bytes, 0 for a cut before the first one, or the bytes after whose first coming it is cut.
+    """
+
+    after: int | bytes
     how: How = How.RESET
     direction: Direction = "to_client"
 
@@ -230,6 +233,7 @@ class ToxicConnection:
         self._flowing = flowing
         self._on_change = on_change
         self._severed = asyncio.Event()
+        self._marker = _Marker(line.cut)
 
     def cut(self, how: How = How.RESET) -> None:
         """Cut the line, now. A half-open line and a black hole can still be reset or closed; an ended one stays so."""
@@ -319,6 +323,8 @@ class ToxicConnection:
                 await self._flowing.wait()
                 await self._end_way(sink)
                 return
+            if direction == self._marker.direction:
+                self._marker.look(chunk)
             while chunk:
                 await self._flowing.wait()
                 piece = chunk[: min(way.piece_bytes, self._bytes_before_cut(direction))]
@@ -361,18 +367,42 @@ class ToxicConnection:
         raise _Severed(self.was_cut or How.RESET)
 
     def _bytes_before_cut(self, direction: Direction) -> int:
-        cut = self.line.cut
-        if cut is None or cut.direction != direction or self.was_cut is not None:
+        if direction != self._marker.direction or self._marker.at is None or self.was_cut is not None:
             return _READ_BYTES
-        return cut.after_bytes - (self.to_client_bytes if direction == "to_client" else self.to_server_bytes)
+        return self._marker.at - (self.to_client_bytes if direction == "to_client" else self.to_server_bytes)
 
     def _check_cut(self, direction: Direction, passed_on: int) -> None:
         cut = self.line.cut
-        if cut is None or cut.direction != direction or passed_on < cut.after_bytes or self.was_cut is not None:
+        if cut is None or direction != self._marker.direction or self.was_cut is not None:
+            return
+        if self._marker.at is None or passed_on < self._marker.at:
             return
         self.was_cut = cut.how
         if cut.how in {How.RESET, How.CLOSE}:
             raise _Severed(cut.how)
+
+
+class _Marker:
+    """Where a line is to be cut: `at` is the number of bytes passed on before the cut, None while it isn't known."""
+
+    def __init__(self, cut: Cut | None) -> None:
+        after = None if cut is None else cut.after
+        self.direction: Direction | None = None if cut is None else cut.direction
+        self.at = after if isinstance(after, int) else None
+        self._wanted = after if isinstance(after, bytes) else b""
+        self._tail = b""
+        self._seen_bytes = 0
+
+    def look(self, chunk: bytes) -> None:
+        """Look for the wanted bytes in the next chunk; they may have begun in the ones before."""
+        if self.at is not None or not self._wanted:
+            return
+        text = self._tail + chunk
+        found = text.find(self._wanted)
+        if found >= 0:
+            self.at = self._seen_bytes - len(self._tail) + found + len(self._wanted)
+        self._seen_bytes += len(chunk)
+        self._tail = text[max(0, len(text) - len(self._wanted) + 1) :]
 
 
 def _how(severed: BaseExceptionGroup[_Severed]) -> How:

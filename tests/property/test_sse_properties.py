@@ -263,9 +263,10 @@ def test_after_reset_a_response_is_read_as_if_it_were_the_first(old: list[bytes]
     used = SseDecoder(max_line_bytes=64)
     outcome(old, used)
     used.reset()
-    # The kept id and retry are the only trace: a first block sets both in the fresh decoder.
+    # The kept id and retry are the only trace: a block without data sets the same in the fresh decoder.
     fresh = SseDecoder(max_line_bytes=64)
-    fresh.last_event_id, fresh.retry = used.last_event_id, used.retry
+    retry_line = b"" if used.retry is None else b"retry: %d\n" % used.retry
+    fresh.feed(b"id: %b\n" % used.last_event_id.encode() + retry_line + b"\n")
     fresh.reset()
     assert outcome(new, used) == outcome(new, fresh)
 

@@ -184,6 +184,11 @@ class Hub:
         """How many responses are being written."""
         return len(self._readers)
 
+    def configure(self, upstream: Upstream, times: HubTimes) -> None:
+        """Take these for streams and readers to come; those under way keep what they began with."""
+        self._upstream = upstream
+        self._times = times
+
     async def open(
         self,
         question: Question,

@@ -364,9 +364,6 @@ class Http1Exchange:
 
     def start(self, connection: "_Connection", request: bytes) -> None:
         """Send the request over this connection."""
-        if self._is_over:
-            connection.abort()
-            return
         self._connection = connection
         self._retry = None
         connection.carry(self, request)
@@ -592,8 +589,6 @@ class _Connection(asyncio.Protocol):
         rest, self._head = self._head, b""
         self._is_persistent = head.is_persistent
         exchange.head_complete(head)
-        if self._exchange is not exchange:
-            return
         if rest:
             self.data_received(rest)
         elif self._body is not None and self._body.state is not _OPEN:

@@ -56,6 +56,18 @@ ChatAnswerer = Callable[[bytes, str | None], Awaitable[ChatReply]]
 """The embedded backend's `/chat`: a body and its content type to a whole answer. Never raises."""
 
 
+class ChatRoute:
+    """`POST /api/v2/bali-zero/chat`: whatever answers it now."""
+
+    def __init__(self, backend: "EmbeddedChat | ProxiedChat") -> None:
+        """`backend` may be replaced at any time: requests under way keep theirs."""
+        self.backend = backend
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request."""
+        return await self.backend.handle(request)
+
+
 class EmbeddedChat:
     """`/chat` answered in this process."""
 

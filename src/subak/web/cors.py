@@ -39,6 +39,10 @@ class Cors:
 
     def __init__(self, origins: tuple[str, ...]) -> None:
         """`origins` are exact, as in `https://app.example.com`."""
+        self.configure(origins)
+
+    def configure(self, origins: tuple[str, ...]) -> None:
+        """Take these for requests to come."""
         self._origins = frozenset(origins)
 
     def headers(self, request: web.BaseRequest) -> dict[str, str]:

@@ -9,7 +9,7 @@ from aiohttp.typedefs import Middleware
 from subak.core.errors import SubakError
 from subak.core.facts import Crashed, Observer, Refused
 from subak.relay.crash import crash_site
-from subak.web.chat import EmbeddedChat, ProxiedChat, keep_native_headers
+from subak.web.chat import ChatRoute, keep_native_headers
 from subak.web.connection import Connection
 from subak.web.cors import Cors
 from subak.web.demo import DemoRoutes
@@ -28,7 +28,7 @@ class Handlers(NamedTuple):
     """Everything that answers."""
 
     streams: StreamRoutes
-    chat: EmbeddedChat | ProxiedChat
+    chat: ChatRoute
     health: HealthRoutes
     demo: DemoRoutes
 

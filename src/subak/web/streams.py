@@ -62,6 +62,11 @@ class StreamRoutes:
         self._gate = gate
         self._rules = rules
 
+    def configure(self, gate: Gate, rules: StreamRules) -> None:
+        """Take these for requests to come."""
+        self._gate = gate
+        self._rules = rules
+
     async def ask_by_url(self, request: web.Request) -> web.StreamResponse:
         """GET chat-stream: the question stands in the URL."""
         call = _call(request, "GET chat-stream")
