@@ -184,7 +184,7 @@ Manner = Exception | Hanging
 
 
 class PuppetUpstream:
-    """An upstream whose every answer a test plays. `manners` tells how it takes questions that it doesn't take at once."""
+    """An upstream whose every answer a test plays. `manners`: how it takes questions that it doesn't take at once."""
 
     def __init__(self, clock: Clock) -> None:
         self.exchanges: list[PuppetExchange] = []

@@ -4,47 +4,31 @@ The only place that names concrete classes. It opens everything and closes every
 """
 
 import asyncio
-import importlib
 import random
 import resource
-import signal
-import ssl
-import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Final, Self
 
-import aiohttp
 from aiohttp import web
 
 from subak import __version__
 from subak.admission.gate import Gate
+from subak.answering import Answering, Surroundings, open_answering
 from subak.clocks import SystemClock
 from subak.core.clock import Clock
 from subak.core.deadlines import Deadlines
 from subak.core.facts import Observer, ProcessStarted
 from subak.core.lifecycle import OnDisconnect
-from subak.knowledge.answer import Answerer, ExtractiveAnswerer
-from subak.knowledge.index import BUNDLED_LIBRARY, Holdings, LibraryError, build_index
-from subak.knowledge.llm import LlmAnswerer, Model
-from subak.knowledge.server import chat as chat_embedded
-from subak.knowledge.server import create_backend_app, create_backend_runner
+from subak.knowledge.index import Holdings
 from subak.relay.hub import Hub, HubTimes
 from subak.relay.publisher import StreamBounds
 from subak.relay.subscriber import ReaderTimes
 from subak.replay.memory import MemoryStore
-from subak.settings import Settings
-from subak.settings import Upstream as UpstreamSettings
-from subak.state import StateError, load_secret
-from subak.telemetry.logs import LineWriter, form_for, make_logger
-from subak.telemetry.observer import LogObserver
-from subak.upstream.base import Upstream
-from subak.upstream.embedded import EmbeddedUpstream
-from subak.upstream.http1 import Http1Limits, tls_context
-from subak.upstream.rag import RagBounds, RagTarget, RagUpstream
+from subak.settings import Settings, value_of
+from subak.state import load_secret
 from subak.web.ask import InputBounds
-from subak.web.chat import EmbeddedChat, ProxiedChat
+from subak.web.chat import ChatRoute
 from subak.web.connection import Connection, ConnectionTimes, Door
 from subak.web.cors import Cors
 from subak.web.demo import DemoRoutes
@@ -57,7 +41,33 @@ TICK_S: Final = 0.25
 
 SHUTDOWN_S: Final = 1.0
 SPARE_DESCRIPTORS: Final = 64
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+NEEDS_RESTART: Final = (
+    "state_dir",
+    "server.host",
+    "server.port",
+    "server.loop",
+    "server.backlog",
+    "server.max_connections",
+    "stream.memory_budget_bytes",
+    "stream.replay_s",
+    "stream.tombstone_s",
+    "stream.idempotency_s",
+    "stream.idempotency_max_keys",
+    "log.level",
+    "log.format",
+)
+"""Settings that belong to what is opened once."""
+
+
+class _Retirement:
+    """A deadline that calls back once."""
+
+    def __init__(self, on_due: Callable[[], None]) -> None:
+        self._on_due = on_due
+
+    def on_deadline(self, now: float) -> None:
+        del now
+        self._on_due()
 
 
 class Gateway:
@@ -75,7 +85,13 @@ class Gateway:
         self._has_ticker = clock is None
         self._clock = clock or SystemClock()
         self._stack = AsyncExitStack()
-        self._server: asyncio.Server | None = None
+        self._retired: list[Answering] = []
+        self._around: Surroundings
+        self._answering: Answering
+        self._secret: bytes
+        self._streams: StreamRoutes
+        self._chat: ChatRoute
+        self._cors: Cors
         self.hub: Hub
 
     async def __aenter__(self) -> Self:
@@ -102,16 +118,40 @@ class Gateway:
         """Take no new streams, let answers finish within `stream.drain_s`; the listener stays open for resumes."""
         await self.hub.drain(self.settings.stream.drain_s)
 
+    async def reload(self, settings: Settings) -> list[str]:
+        """Take up new settings; open streams and responses keep what they began with.
+
+        Give the keys that only a restart changes. Nothing is changed when the new upstream can't be opened.
+
+        Raises:
+            LibraryError, OSError: it can't be opened.
+        """
+        left = [key for key in NEEDS_RESTART if value_of(settings, key) != value_of(self.settings, key)]
+        if _answering_part(settings) != _answering_part(self.settings):
+            await self._replace_answering(settings)
+        self.settings = settings
+        self.hub.configure(self._answering.upstream, _hub_times(settings))
+        self._streams.configure(*self._policy())
+        self._cors.configure(settings.http.cors_origins)
+        return left
+
+    @property
+    def holdings(self) -> Holdings | None:
+        """What the embedded backend answers from."""
+        return self._answering.holdings
+
     async def _open(self, stack: AsyncExitStack) -> None:
         settings = self.settings
-        secret = load_secret(settings.state_dir)
+        self._secret = load_secret(settings.state_dir)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        upstream, chat = await self._open_upstream(stack, tasks)
+        self._around = Surroundings(self._clock, self.deadlines, tasks)
+        self._answering = await open_answering(settings, self._around)
+        stack.push_async_callback(self._close_answering)
         store = _make_store(settings, self._clock)
         self.deadlines.watch(store, store.on_deadline(self._clock.monotonic()))
         self.hub = Hub(
             store=store,
-            upstream=upstream,
+            upstream=self._answering.upstream,
             times=_hub_times(settings),
             clock=self._clock,
             deadlines=self.deadlines,
@@ -123,54 +163,36 @@ class Gateway:
         if self._has_ticker:
             ticker = tasks.create_task(self._tick())
             stack.callback(ticker.cancel)
-        await self._listen(stack, self._make_app(chat, secret))
+        await self._listen(stack, self._make_app())
         self._observer.notify(ProcessStarted(__version__, settings.upstream.chosen_kind))
 
-    async def _open_upstream(
-        self, stack: AsyncExitStack, tasks: asyncio.TaskGroup
-    ) -> tuple[Upstream, EmbeddedChat | ProxiedChat]:
-        settings = self.settings.upstream
-        if settings.chosen_kind == "embedded" or settings.url is None:
-            answerer = await open_answerer(self.settings, stack)
-            embedded = EmbeddedUpstream(answerer, tasks=tasks, clock=self._clock, pace_ms=_pace_ms(self.settings))
-            stack.push_async_callback(embedded.close)
-            return embedded, EmbeddedChat(partial(chat_embedded, answerer))
-        ssl_context = _ssl_context(settings)
-        upstream = RagUpstream(
-            _rag_target(settings, settings.url, ssl_context),
-            clock=self._clock,
-            deadlines=self.deadlines,
-            tasks=tasks,
-            limits=Http1Limits(
-                connect_timeout_s=settings.connect_timeout_s,
-                first_byte_timeout_s=settings.first_byte_timeout_s,
-                idle_timeout_s=settings.idle_timeout_s,
-                max_idle_connections=settings.max_idle_connections,
-            ),
-            bounds=RagBounds(max_get_url_bytes=settings.max_get_url_bytes, max_event_bytes=settings.max_event_bytes),
-        )
-        stack.push_async_callback(upstream.close)
-        session = await stack.enter_async_context(_chat_session(settings, ssl_context))
-        chat = ProxiedChat(
-            session,
-            settings.url,
-            upstream.credentials,
-            first_byte_timeout_s=settings.first_byte_timeout_s,
-            max_body_bytes=self.settings.http.chat_max_body_bytes,
-        )
-        return upstream, chat
+    def _make_app(self) -> web.Application:
+        self._streams = StreamRoutes(self.hub, *self._policy())
+        self._chat = ChatRoute(self._answering.chat)
+        self._cors = Cors(self.settings.http.cors_origins)
+        handlers = Handlers(self._streams, self._chat, HealthRoutes(self.hub), DemoRoutes())
+        return make_app(handlers, self._cors, self._observer)
 
-    def _make_app(self, chat: EmbeddedChat | ProxiedChat, secret: bytes) -> web.Application:
+    def _policy(self) -> tuple[Gate, StreamRules]:
         settings = self.settings
-        rules = StreamRules(_input_bounds(settings), OnDisconnect(settings.stream.on_disconnect), secret)
         gate = Gate(is_streaming_on=settings.features.sse_streaming)
-        handlers = Handlers(
-            streams=StreamRoutes(self.hub, gate, rules),
-            chat=chat,
-            health=HealthRoutes(self.hub),
-            demo=DemoRoutes(),
-        )
-        return make_app(handlers, Cors(settings.http.cors_origins), self._observer)
+        return gate, StreamRules(_input_bounds(settings), OnDisconnect(settings.stream.on_disconnect), self._secret)
+
+    async def _replace_answering(self, settings: Settings) -> None:
+        """Open what answers from now on; the old one is closed when no stream of it can be left."""
+        new = await open_answering(settings, self._around)
+        old, self._answering = self._answering, new
+        self._chat.backend = new.chat
+        self._retired.append(old)
+        oldest_end = self._clock.monotonic() + self.settings.stream.max_age_s
+        self.deadlines.watch(_Retirement(self._retire_oldest), oldest_end)
+
+    def _retire_oldest(self) -> None:
+        self._around.tasks.create_task(self._retired.pop(0).close())
+
+    async def _close_answering(self) -> None:
+        for answering in (*self._retired, self._answering):
+            await answering.close()
 
     async def _listen(self, stack: AsyncExitStack, app: web.Application) -> None:
         runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=SHUTDOWN_S)
@@ -218,66 +240,8 @@ def url_of(listener: asyncio.Server) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def open_answerer(settings: Settings, stack: AsyncExitStack) -> Answerer:
-    """Read the library and give what answers from it: extracts, or a language model where one is set.
-
-    Raises:
-        LibraryError: there is nothing to answer from.
-    """
-    knowledge, llm = settings.knowledge, settings.llm
-    index = await asyncio.to_thread(build_index, knowledge.docs or BUNDLED_LIBRARY)
-    stack.callback(index.close)
-    _report_skipped(index.holdings)
-    if llm.url is None:
-        return ExtractiveAnswerer(index, knowledge.max_passages)
-    session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
-    model = Model(llm.url, llm.model, None if llm.key is None else llm.key.reveal())
-    return LlmAnswerer(index, session, model, knowledge.max_passages)
-
-
-def _report_skipped(holdings: Holdings) -> None:
-    if holdings.skipped_count:
-        first = "; ".join(f"{file.path}: {file.reason}" for file in holdings.skipped)
-        say(f"subak: {holdings.skipped_count} files of the library were left out. {first}")
-
-
-def _pace_ms(settings: Settings) -> float:
-    """A language model has its own pace."""
-    return settings.knowledge.pace_ms if settings.llm.url is None else 0.0
-
-
-def _ssl_context(settings: UpstreamSettings) -> ssl.SSLContext | None:
-    if settings.url is None or not settings.url.startswith("https:"):
-        return None
-    return tls_context(ca_file=settings.ca_file, cert_file=settings.client_cert_file, key_file=settings.client_key_file)
-
-
-def _rag_target(settings: UpstreamSettings, url: str, ssl_context: ssl.SSLContext | None) -> RagTarget:
-    headers = {name: secret.reveal() for name, secret in settings.headers.items()}
-    if settings.key is not None:
-        headers["Authorization"] = f"Bearer {settings.key.reveal()}"
-    return RagTarget(
-        url=url,
-        method=settings.method,
-        headers=headers,
-        token_file=settings.token_file,
-        ssl_context=ssl_context,
-        user_agent=f"subak/{__version__}",
-    )
-
-
-def _chat_session(settings: UpstreamSettings, ssl_context: ssl.SSLContext | None) -> aiohttp.ClientSession:
-    """Give the client of `/chat`: it adds no header, follows nothing, decodes nothing, and has no limit of its own."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=ssl_context or True),
-        timeout=aiohttp.ClientTimeout(
-            total=None, sock_connect=settings.connect_timeout_s, sock_read=settings.idle_timeout_s
-        ),
-        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-    )
+def _answering_part(settings: Settings) -> tuple[object, ...]:
+    return settings.upstream, settings.knowledge, settings.llm, settings.http.chat_max_body_bytes
 
 
 def _make_store(settings: Settings, clock: Clock) -> MemoryStore:
@@ -318,109 +282,3 @@ def _input_bounds(settings: Settings) -> InputBounds:
         max_history_items=http.max_history_items,
         max_history_bytes=http.max_history_bytes,
     )
-
-
-def run_gateway(settings: Settings, *, demo: bool) -> int:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal closes at once. Give the process' exit code."""
-    return _run(settings, lambda observer: _serve(settings, observer, demo=demo))
-
-
-def run_backend(settings: Settings, host: str, port: int) -> int:
-    """Serve the embedded backend alone until SIGTERM or SIGINT. Give the process' exit code."""
-    return _run(settings, lambda _observer: _serve_backend(settings, host, port))
-
-
-def _run(settings: Settings, main: Callable[[Observer], Coroutine[None, None, None]]) -> int:
-    sink = LineWriter(sys.stdout)
-    try:
-        logger = make_logger(sink, level=settings.log.level, form=form_for(settings.log.format))
-        observer = LogObserver(logger, load_secret(settings.state_dir))
-        with asyncio.Runner(loop_factory=loop_factory(settings.server.loop)) as runner:
-            runner.run(main(observer))
-    except (StateError, LibraryError, OSError) as error:
-        say(f"subak: {error}")
-        return 1
-    finally:
-        sink.close()
-    return 0
-
-
-def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Give what makes the event loop: uvloop's where it is wanted and installed, None for the standard one.
-
-    Raises:
-        StateError: uvloop was demanded and isn't installed.
-    """
-    if choice == "asyncio":
-        return None
-    try:
-        uvloop = importlib.import_module("uvloop")
-    except ImportError:
-        if choice == "uvloop":
-            raise StateError("uvloop is not installed. Install it, or set SUBAK_SERVER__LOOP=auto.") from None
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
-
-
-async def _serve(settings: Settings, observer: Observer, *, demo: bool) -> None:
-    signals = _Signals()
-    async with Gateway(settings, observer) as gateway:
-        _greet(gateway, demo=demo)
-        await signals.first.wait()
-        await _until_first(gateway.drain(), signals.second.wait())
-
-
-async def _serve_backend(settings: Settings, host: str, port: int) -> None:
-    signals = _Signals()
-    async with AsyncExitStack() as stack:
-        answerer = await open_answerer(settings, stack)
-        app = create_backend_app(answerer, clock=SystemClock(), pace_ms=_pace_ms(settings))
-        runner = create_backend_runner(app)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-        bound_host, bound_port = runner.addresses[0][:2]
-        say(f"RAG backend on http://{bound_host}:{bound_port}")
-        await signals.first.wait()
-
-
-class _Signals:
-    """SIGTERM and SIGINT as events: the first asks for a drain, the second for haste."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, self._received)
-
-    def _received(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
-
-
-async def _until_first(*waits: Coroutine[None, None, object]) -> None:
-    """Return when the first of them is done; the others are cancelled."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(wait) for wait in waits]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-
-
-def _greet(gateway: Gateway, *, demo: bool) -> None:
-    if demo:
-        say(f"Subak {__version__} is up. Ask in the browser: {gateway.url}/demo")
-        say(f"or by curl: curl -N '{gateway.url}/api/v2/bali-zero/chat-stream?query=What+is+a+KITAS%3F'")
-        say("Ctrl-C ends it.")
-    else:
-        say(f"Subak {__version__} listens on {gateway.url}")
-        if not gateway.settings.features.sse_streaming:
-            say("Streaming is off: stream routes answer 403 until ENABLE_SSE_STREAMING=true is set.")
-
-
-def say(line: str) -> None:
-    """Tell the person at the terminal, on stderr: stdout is for log lines."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()

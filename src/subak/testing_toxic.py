@@ -11,7 +11,8 @@ time, and jitter comes from a seed: a test that failed once fails again.
 
 What a line can do, each way by itself: `latency_s`, `jitter_s`, `slice_bytes`, `bytes_per_s`. What a cut can be: a TCP
 reset, an orderly close, a line that is dead without anybody being told (`HALF_OPEN`), one that takes everything and
-delivers nothing (`BLACK_HOLE`); where is told by a number of bytes or by the bytes themselves. `hold` and `release` stop and restart the flow at any moment, `cut` ends it.
+delivers nothing (`BLACK_HOLE`). Where it is cut is told by a number of bytes, or by the bytes after which. `hold` and
+`release` stop and restart the flow at any moment, `cut` ends it.
 
 A reset may overtake bytes that the receiver didn't take yet, as on any network: *at most* so many arrive.
 """

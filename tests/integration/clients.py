@@ -131,7 +131,7 @@ def _sseclient(url: str) -> Followed:
             headers = {"Last-Event-ID": cursor} if cursor else {}
             try:
                 with session.get(url, headers=headers, stream=True, timeout=CLIENT_S) as response:
-                    for event in sseclient.SSEClient(response).events():
+                    for event in sseclient.SSEClient(response).events():  # type: ignore[arg-type] # as its README has it
                         events.append(Seen(event.id or "", event.event, event.data))
                         cursor = event.id or cursor
             except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError):

@@ -122,8 +122,10 @@ async def follow(client: str, gateway: Running) -> Followed:
 async def test_curl_ends_with_18_when_a_connection_is_aborted_and_resumes_by_hand() -> None:
     gate = asyncio.Event()
     script = [Head(), *words("Ciao ", "bella "), Gate(gate), *words("Bali"), DONE, End()]
-    age = {"SUBAK_STREAM__MAX_CONNECTION_AGE_S": "10"}
-    async with ScriptedUpstream(script) as upstream, running(upstream, clock=FakeClock(), **age) as gateway:
+    async with (
+        ScriptedUpstream(script) as upstream,
+        running(upstream, clock=FakeClock(), SUBAK_STREAM__MAX_CONNECTION_AGE_S="10") as gateway,
+    ):
         url = gateway.url + question_url()
         async with asyncio.TaskGroup() as tasks:
             asking = tasks.create_task(curl(url))

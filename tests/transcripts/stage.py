@@ -170,8 +170,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(settings: Mapping[str, str]) -> AsyncIterator[Stage]:
+async def stage(settings: Mapping[str, Any]) -> AsyncIterator[Stage]:
     """Set one up; `settings` as in the environment."""
     fixed: dict[str, Any] = {"SUBAK_STREAM__RETRY_MIN_MS": str(RETRY_MS), "SUBAK_STREAM__RETRY_MAX_MS": str(RETRY_MS)}
-    async with ScriptedUpstream(()) as upstream, running(upstream, clock=FakeClock(), **fixed | settings) as gateway:
+    async with ScriptedUpstream(()) as upstream, running(upstream, clock=FakeClock(), **fixed, **settings) as gateway:
         yield Stage(gateway, upstream)

@@ -31,6 +31,6 @@ def command(
     """
     loaded = load_settings(config, flags, forced=json_logs(as_json=as_json))
 
-    from subak.app import run_backend
+    from subak.process import run_backend
 
     ctx.exit(run_backend(loaded.settings, host, port))

@@ -1,8 +1,10 @@
 """`subak demo`: the same gateway with streaming on and, unless told otherwise, the embedded backend."""
 
+from functools import partial
+
 import rich_click as click
 
-from subak.cli.options import config_option, debug_option, json_logs, json_logs_option, load_settings, setting_flags
+from subak.cli.options import config_option, debug_option, json_logs, json_logs_option, read_settings, setting_flags
 from subak.settings import Given
 
 
@@ -18,8 +20,9 @@ def command(ctx: click.RichContext, /, config: str | None, *, as_json: bool, **f
     Prints the address of a page to ask in. With --docs it answers from your own files, with --upstream your backend.
     """
     forced = {"features.sse_streaming": Given(value=True, source="subak demo"), **json_logs(as_json=as_json)}
-    loaded = load_settings(config, flags, forced=forced)
+    settings = partial(read_settings, config, flags, forced=forced)
+    first = settings()
 
-    from subak.app import run_gateway
+    from subak.process import run_gateway
 
-    ctx.exit(run_gateway(loaded.settings, demo=True))
+    ctx.exit(run_gateway(first, demo=True, reload=settings))

@@ -6,7 +6,7 @@ from typing import ParamSpec, TypeVar
 import rich_click as click
 
 from subak.cli.output import WANTS_JSON, WANTS_TRACEBACK
-from subak.settings import Given, Loaded, Setting, as_text, catalogue, environment, load, locate
+from subak.settings import Given, Loaded, Setting, Settings, as_text, catalogue, environment, load, locate
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,6 +71,11 @@ def load_settings(config: str | None, flags: Mapping[str, str | None], *, forced
     }
     env = environment()
     return load(env, locate(env, config), {**given, **forced})
+
+
+def read_settings(config: str | None, flags: Mapping[str, str | None], *, forced: Mapping[str, Given]) -> Settings:
+    """`load_settings` without the sources: what a command that runs reads at its start and on SIGHUP."""
+    return load_settings(config, flags, forced=forced).settings
 
 
 def json_logs(*, as_json: bool) -> Mapping[str, Given]:

@@ -1,8 +1,10 @@
 """`subak serve`: the gateway, in production."""
 
+from functools import partial
+
 import rich_click as click
 
-from subak.cli.options import config_option, debug_option, json_logs, json_logs_option, load_settings, setting_flags
+from subak.cli.options import config_option, debug_option, json_logs, json_logs_option, read_settings, setting_flags
 
 
 @click.command("serve")
@@ -16,8 +18,9 @@ def command(ctx: click.RichContext, /, config: str | None, *, as_json: bool, **f
 
     Streams are refused until ENABLE_SSE_STREAMING=true is set. SIGTERM ends it cleanly.
     """
-    loaded = load_settings(config, flags, forced=json_logs(as_json=as_json))
+    settings = partial(read_settings, config, flags, forced=json_logs(as_json=as_json))
+    first = settings()
 
-    from subak.app import run_gateway
+    from subak.process import run_gateway
 
-    ctx.exit(run_gateway(loaded.settings, demo=False))
+    ctx.exit(run_gateway(first, demo=False, reload=settings))

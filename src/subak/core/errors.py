@@ -231,5 +231,7 @@ class UpstreamError(SubakError):
     def __init__(self, error_code: ErrorCode, reason: str, *, retry_after_s: int | None = None) -> None:
         """`reason` is for operators: a short constant such as `connect_refused`, never content."""
         super().__init__(error_code.message, retry_after_s=retry_after_s)
+        self.code = error_code.value
+        self.http_status = 504 if error_code is ErrorCode.UPSTREAM_TIMEOUT else 502
         self.error_code = error_code
         self.reason = reason

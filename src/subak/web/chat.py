@@ -110,7 +110,7 @@ class ProxiedChat:
         connection.writer = _CancelWhenLost()
         try:
             async with await self._ask(request) as answer:
-                return await _pass_back(request, connection, answer)
+                return await _pass_back(request, connection, answer, self._session.timeout.sock_read)
         finally:
             connection.writer = None
 
@@ -161,18 +161,27 @@ class _CancelWhenLost:
 
 
 async def _pass_back(
-    request: web.Request, connection: Connection, answer: aiohttp.ClientResponse
+    request: web.Request, connection: Connection, answer: aiohttp.ClientResponse, idle_timeout_s: float | None
 ) -> web.StreamResponse:
     response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=_end_to_end(answer.headers))
     request[NATIVE_HEADERS] = frozenset(name.lower() for name in answer.headers)
     await response.prepare(request)
     try:
-        async for chunk in answer.content.iter_any():
+        while chunk := await _read_some(answer.content, idle_timeout_s):
             await response.write(chunk)
         await response.write_eof()
     except (aiohttp.ClientError, ConnectionError, TimeoutError):
         connection.abort(is_framed_by_close=response.content_length is None and not response.chunked)
     return response
+
+
+async def _read_some(content: aiohttp.StreamReader, idle_timeout_s: float | None) -> bytes:
+    """Give what has come of a body; empty at its end.
+
+    The client has this deadline too, and stops it when a chunk is malformed, without telling who reads (aiohttp 3.14.5).
+    """
+    async with asyncio.timeout(idle_timeout_s):
+        return await content.readany()
 
 
 async def keep_native_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -193,6 +202,11 @@ NATIVE_HEADERS: Final = web.RequestKey("native_headers", frozenset)
 
 
 def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    """Give the headers that are meant for the other end. One name has one spelling: aiohttp's client sends only the last
+    of those that differ in case.
+    """
     named = {name.strip().lower() for value in headers.getall("Connection", ()) for name in value.split(",")}
     dropped = _HOP_BY_HOP | named
-    return CIMultiDict([(name, value) for name, value in headers.items() if name.lower() not in dropped])
+    spelling: dict[str, str] = {}
+    kept = [(name.lower(), name, value) for name, value in headers.items() if name.lower() not in dropped]
+    return CIMultiDict([(spelling.setdefault(lower, name), value) for lower, name, value in kept])

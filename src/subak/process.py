@@ -1,0 +1,164 @@
+"""One process: from settings to an exit code. Signals, the event loop, log lines, and what the terminal is told."""
+
+import asyncio
+import importlib
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Final
+
+from aiohttp import web
+
+from subak import __version__
+from subak.answering import open_answerer, pace_ms
+from subak.app import Gateway
+from subak.clocks import SystemClock
+from subak.core.facts import Observer
+from subak.knowledge.index import Holdings, LibraryError
+from subak.knowledge.server import create_backend_app, create_backend_runner
+from subak.settings import Settings, SettingsError
+from subak.state import StateError, load_secret
+from subak.telemetry.logs import LineWriter, form_for, make_logger
+from subak.telemetry.observer import LogObserver
+
+_LEAVE: Final = (signal.SIGTERM, signal.SIGINT)
+Reload = Callable[[], Settings]
+"""Reads the settings again. Raises SettingsError."""
+
+
+def run_gateway(settings: Settings, *, demo: bool, reload: Reload) -> int:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal closes at once. Give the process' exit code.
+
+    SIGHUP reads the settings again by `reload`: good ones are taken up and open streams are kept, bad ones refused.
+    """
+    return _run(settings, lambda observer: _serve(settings, observer, reload, demo=demo))
+
+
+def run_backend(settings: Settings, host: str, port: int) -> int:
+    """Serve the embedded backend alone until SIGTERM or SIGINT. Give the process' exit code."""
+    return _run(settings, lambda _observer: _serve_backend(settings, host, port))
+
+
+def _run(settings: Settings, main: Callable[[Observer], Coroutine[None, None, None]]) -> int:
+    sink = LineWriter(sys.stdout)
+    try:
+        logger = make_logger(sink, level=settings.log.level, form=form_for(settings.log.format))
+        observer = LogObserver(logger, load_secret(settings.state_dir))
+        with asyncio.Runner(loop_factory=loop_factory(settings.server.loop)) as runner:
+            runner.run(main(observer))
+    except (StateError, LibraryError, OSError) as error:
+        say(f"subak: {error}")
+        return 1
+    finally:
+        sink.close()
+    return 0
+
+
+def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Give what makes the event loop: uvloop's where it is wanted and installed, None for the standard one.
+
+    Raises:
+        StateError: uvloop was demanded and isn't installed.
+    """
+    if choice == "asyncio":
+        return None
+    try:
+        uvloop = importlib.import_module("uvloop")
+    except ImportError:
+        if choice == "uvloop":
+            raise StateError("uvloop is not installed. Install it, or set SUBAK_SERVER__LOOP=auto.") from None
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _serve(settings: Settings, observer: Observer, reload: Reload, *, demo: bool) -> None:
+    signals = _Signals()
+    async with Gateway(settings, observer) as gateway:
+        _greet(gateway, demo=demo)
+        await _until_first(signals.first.wait(), _reload_on(signals.reload, gateway, reload))
+        await _until_first(gateway.drain(), signals.second.wait())
+
+
+async def _reload_on(wanted: asyncio.Event, gateway: Gateway, reload: Reload) -> None:
+    """Take up new settings whenever they are wanted; say what came of it."""
+    while True:
+        await wanted.wait()
+        wanted.clear()
+        try:
+            settings = await asyncio.to_thread(reload)
+            left = await gateway.reload(settings)
+        except (SettingsError, LibraryError, OSError) as error:
+            say(f"subak: the new settings are refused, the old ones stay in force.\n{error}")
+        else:
+            say("subak: the new settings are in force.")
+            if left:
+                say(f"subak: only a restart changes {', '.join(left)}.")
+
+
+async def _serve_backend(settings: Settings, host: str, port: int) -> None:
+    signals = _Signals()
+    async with AsyncExitStack() as stack:
+        answerer, index = await open_answerer(settings, stack)
+        report_skipped(index.holdings)
+        app = create_backend_app(answerer, clock=SystemClock(), pace_ms=pace_ms(settings))
+        runner = create_backend_runner(app)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        bound_host, bound_port = runner.addresses[0][:2]
+        say(f"RAG backend on http://{bound_host}:{bound_port}")
+        await signals.first.wait()
+
+
+class _Signals:
+    """Signals as events: the first SIGTERM or SIGINT asks for a drain, the second for haste; SIGHUP for a reload."""
+
+    def __init__(self) -> None:
+        self.reload = asyncio.Event()
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
+        for number in _LEAVE:
+            loop.add_signal_handler(number, self._received)
+
+    def _received(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+async def _until_first(*waits: Coroutine[None, None, object]) -> None:
+    """Return when the first of them is done; the others are cancelled."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(wait) for wait in waits]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+
+
+def report_skipped(holdings: Holdings) -> None:
+    """Tell which files of a library couldn't be taken."""
+    if holdings.skipped_count:
+        first = "; ".join(f"{file.path}: {file.reason}" for file in holdings.skipped)
+        say(f"subak: {holdings.skipped_count} files of the library were left out. {first}")
+
+
+def _greet(gateway: Gateway, *, demo: bool) -> None:
+    if gateway.holdings is not None:
+        report_skipped(gateway.holdings)
+    if demo:
+        say(f"Subak {__version__} is up. Ask in the browser: {gateway.url}/demo")
+        say(f"or by curl: curl -N '{gateway.url}/api/v2/bali-zero/chat-stream?query=What+is+a+KITAS%3F'")
+        say("Ctrl-C ends it.")
+    else:
+        say(f"Subak {__version__} listens on {gateway.url}")
+        if not gateway.settings.features.sse_streaming:
+            say("Streaming is off: stream routes answer 403 until ENABLE_SSE_STREAMING=true is set.")
+
+
+def say(line: str) -> None:
+    """Tell the person at the terminal, on stderr: stdout is for log lines."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
