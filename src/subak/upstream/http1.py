@@ -3,7 +3,7 @@
 A general client hands a body over through a queue and wakes a task for it; per token that costs more than everything
 else here (ARCHITECTURE §3). So this one is an `asyncio.Protocol` and call-backs. It does what a gateway needs to ask
 one origin, and no more: no redirects, no proxies from the environment, no cookies, no decompression, no HTTP/2. It
-knows nothing of questions or events; how a response is framed is `http1_framing`'s.
+knows nothing of questions or events; how a response is read is `http1_response`'s.
 
     where an exchange is     what ends it
     -----------------------  -----------------------------------------------------------------------------------
@@ -27,7 +27,7 @@ from subak.core.clock import Clock
 from subak.core.deadlines import Deadlines
 from subak.core.errors import ErrorCode, UpstreamError
 from subak.core.events import Failed
-from subak.upstream.http1_framing import Body, BodyState, MalformedResponse, ResponseHead, body_of, parse_head
+from subak.upstream.http1_response import BodyState, MalformedResponse, Response
 
 MAX_INTERIM_RESPONSES: Final = 8
 """1xx responses before the final one."""
@@ -374,10 +374,10 @@ class Http1Exchange:
         """A byte of the response has come: from now on asking twice could answer twice."""
         self._again = None
 
-    def head_complete(self, head: ResponseHead) -> None:
+    def head_complete(self, response: Response) -> None:
         """The body begins: the idle deadline holds instead of the first byte's."""
         self._wait(self._client.limits.idle_timeout_s)
-        self.receiver.on_head(head.status, head.headers)
+        self.receiver.on_head(response.status, response.headers)
 
     def complete(self, connection: "_Connection") -> None:
         """The response has come whole."""
@@ -474,13 +474,12 @@ class _Connection(asyncio.Protocol):
     """One connection: reads responses for the exchange it carries. Both loops set TCP_NODELAY by themselves."""
 
     __slots__ = (
-        "_body",
         "_client",
         "_exchange",
         "_head",
         "_interim_responses",
-        "_is_persistent",
         "_monotonic",
+        "_response",
         "_transport",
     )
 
@@ -489,10 +488,9 @@ class _Connection(asyncio.Protocol):
         self._monotonic = client.clock.monotonic
         self._transport: asyncio.Transport | None = None
         self._exchange: Http1Exchange | None = None
-        self._body: Body | None = None
+        self._response: Response | None = None
         self._head = b""
         self._interim_responses = 0
-        self._is_persistent = False
 
     @property
     def is_closing(self) -> bool:
@@ -502,23 +500,23 @@ class _Connection(asyncio.Protocol):
     @property
     def is_in_body(self) -> bool:
         """Whether a response's head has come."""
-        return self._body is not None
+        return self._response is not None
 
     @property
     def can_be_kept(self) -> bool:
         """Whether it may carry another request once the body in hand has ended: request sent, framing sound."""
-        body = self._body
-        if body is None or self._transport is None or self._transport.is_closing():
+        response = self._response
+        if response is None or self._transport is None or self._transport.is_closing():
             return False
-        if body.state is BodyState.BROKEN or body.ends_at_eof or body.has_excess:
+        if response.state is BodyState.BROKEN or response.ends_at_eof or response.has_excess:
             return False
-        return self._is_persistent and self._transport.get_write_buffer_size() == 0
+        return response.is_persistent and self._transport.get_write_buffer_size() == 0
 
     def carry(self, exchange: Http1Exchange, request: bytes) -> None:
         """Send a request; its response belongs to `exchange`."""
         self._exchange = exchange
         self._head = b""
-        self._body = None
+        self._response = None
         self._interim_responses = 0
         if self._transport is not None:
             self._transport.write(request)
@@ -551,16 +549,16 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what was read: the hot path."""
         exchange = self._exchange
-        body = self._body
-        if exchange is None or body is None:
+        response = self._response
+        if exchange is None or response is None:
             self._take_head(data)
             return
         exchange.active_at = self._monotonic()
-        chunk = body.feed(data)
+        chunk = response.feed(data)
         if chunk:
             exchange.receiver.on_body(chunk)
-        if body.state is not _OPEN:
-            self._end_body(body)
+        if response.state is not _OPEN:
+            self._end_body(response)
 
     def eof_received(self) -> None:
         """The other side has sent all it will."""
@@ -578,24 +576,24 @@ class _Connection(asyncio.Protocol):
             return
         exchange.answered()
         try:
-            found = self._find_head(data)
+            response = self._find_response(data)
         except MalformedResponse as error:
             exchange.fail(Failed(ErrorCode.UPSTREAM_ERROR, error.reason))
             return
-        if found is not None:
-            self._begin_body(exchange, found)
+        if response is not None:
+            self._begin_body(exchange, response)
 
-    def _begin_body(self, exchange: Http1Exchange, head: ResponseHead) -> None:
+    def _begin_body(self, exchange: Http1Exchange, response: Response) -> None:
         rest, self._head = self._head, b""
-        self._is_persistent = head.is_persistent
-        exchange.head_complete(head)
+        self._response = response
+        exchange.head_complete(response)
         if rest:
             self.data_received(rest)
-        elif self._body is not None and self._body.state is not _OPEN:
-            self._end_body(self._body)
+        elif response.state is not _OPEN:
+            self._end_body(response)
 
-    def _find_head(self, data: bytes) -> ResponseHead | None:
-        """Give the final response's head once it is whole, with its body's decoder made and the rest in `_head`.
+    def _find_response(self, data: bytes) -> Response | None:
+        """Give the final response once its head is whole, with what follows it in `_head`.
 
         Raises:
             MalformedResponse: it can't become one.
@@ -604,12 +602,11 @@ class _Connection(asyncio.Protocol):
         buffer = self._head + data
         while (end := buffer.find(_HEAD_END, searched) + len(_HEAD_END)) >= len(_HEAD_END):
             self._check_size(end)
-            head = parse_head(buffer[:end])
+            response = Response(buffer[:end])
             buffer, searched = buffer[end:], 0
-            if head.status >= _FIRST_FINAL_STATUS:
+            if response.status >= _FIRST_FINAL_STATUS:
                 self._head = buffer
-                self._body = body_of(head)
-                return head
+                return response
             self._interim_responses += 1
             if self._interim_responses > MAX_INTERIM_RESPONSES:
                 raise MalformedResponse("too_many_interim_responses")
@@ -623,11 +620,11 @@ class _Connection(asyncio.Protocol):
         if size_bytes > self._client.limits.max_head_bytes:
             raise MalformedResponse("head_too_large")
 
-    def _end_body(self, body: Body) -> None:
+    def _end_body(self, response: Response) -> None:
         exchange = self._exchange
         if exchange is None:
             return
-        if body.state is BodyState.COMPLETE:
+        if response.state is BodyState.COMPLETE:
             exchange.complete(self)
         else:
             exchange.fail(Failed(ErrorCode.UPSTREAM_TRUNCATED, "bad_chunk"))
@@ -636,9 +633,9 @@ class _Connection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is None:
             self._client.drop(self)
-        elif self._body is None:
+        elif self._response is None:
             exchange.lost(Failed(ErrorCode.UPSTREAM_ERROR, "head_cut" if self._head else "no_response"))
-        elif is_clean and self._body.ends_at_eof:
+        elif is_clean and self._response.ends_at_eof:
             exchange.complete(self)
         else:
             exchange.lost(Failed(ErrorCode.UPSTREAM_TRUNCATED, "body_cut" if is_clean else "connection_reset"))

@@ -10,6 +10,7 @@ import pytest
 import uvloop
 
 from tests.integration.upstream.asking import until
+from tests.integration.upstream.certificates import Certificate, make_certificate
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -41,3 +42,13 @@ async def nothing_is_left_behind() -> AsyncIterator[None]:
         await until(lambda: _open_sockets() <= sockets and asyncio.all_tasks() - {fixture} <= tasks)
     except TimeoutError:
         pytest.fail(f"left: sockets {_open_sockets() - sockets}, tasks {asyncio.all_tasks() - tasks - {fixture}}")
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Certificate]:
+    directory = tmp_path_factory.mktemp("certificates")
+    return {
+        "good": make_certificate(directory, "good", "IP:127.0.0.1", 2),
+        "other host": make_certificate(directory, "other", "DNS:elsewhere.example", 2),
+        "expired": make_certificate(directory, "expired", "IP:127.0.0.1", -1),
+    }

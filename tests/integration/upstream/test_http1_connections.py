@@ -1,15 +1,18 @@
 """What the hot client does with its connections: keep, reuse, retry, give up; and which responses it takes at all."""
 
 import asyncio
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from subak.core.errors import ErrorCode, UpstreamError
 from subak.core.events import Ending, Event, Finished
 from subak.testing import Body, Close, End, Frame, Gate, Head, Raw, Reset, Script, ScriptedUpstream, Stall, Step
-from subak.upstream.http1 import MAX_IDLE_S, MAX_RELEASED_BYTES, Http1Exchange, Http1Limits
+from subak.upstream.http1 import MAX_IDLE_S, MAX_RELEASED_BYTES, Http1Exchange, Http1Limits, tls_context
+from subak.upstream.rag import RagTarget
 from tests.integration.upstream.asking import QUESTION, asking, failure, until
+from tests.integration.upstream.certificates import Certificate
 
 CIAO = Frame('{"text": "Ciao "}')
 DONE = Frame('{"done": true}')
@@ -171,6 +174,38 @@ async def test_a_fresh_connection_that_dies_is_not_replaced(end: Step) -> None:
         _, ending = await asker.ask()
         assert ending == failure(ERROR, "no_response")
         assert (upstream.questions, asker.upstream.client.retries) == (1, 0)
+
+
+def _dismiss(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+def _greet_and_dismiss(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"220 ready\r\n")
+    writer.close()
+
+
+@pytest.mark.parametrize("serve", [_dismiss, _greet_and_dismiss], ids=["silently", "speaking first"])
+async def test_a_server_that_closes_what_it_accepts_is_an_error_at_once(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], None],
+) -> None:
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, asking(f"http://127.0.0.1:{port}") as asker, asyncio.timeout(5):
+        _, ending = await asker.ask()
+    # The greeting is read before our request is written, or after it: the loops differ.
+    assert ending in [failure(ERROR, "no_response"), failure(ERROR, "bad_head")]
+
+
+async def test_the_close_may_come_with_the_end_of_the_tls_handshake(certificates: dict[str, Certificate]) -> None:
+    tls = certificates["good"].server()
+    tls.maximum_version = ssl.TLSVersion.TLSv1_2  # there the server finishes last, and closes in the same segment
+    server = await asyncio.start_server(_dismiss, "127.0.0.1", 0, ssl=tls)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    target = RagTarget(url=url, ssl_context=tls_context(ca_file=certificates["good"].cert))
+    async with server, asking(target) as asker, asyncio.timeout(5):
+        _, ending = await asker.ask()
+    assert ending == failure(ERROR, "no_response")
 
 
 async def test_a_replacement_that_is_refused_fails_the_answer() -> None:

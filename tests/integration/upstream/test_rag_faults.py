@@ -6,10 +6,7 @@ import json
 import resource
 import socket
 import ssl
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -33,6 +30,7 @@ from subak.testing import (
 from subak.upstream.http1 import Http1Limits, tls_context
 from subak.upstream.rag import RagBounds, RagTarget
 from tests.integration.upstream.asking import LIMITS, asking, failure
+from tests.integration.upstream.certificates import Certificate
 
 CIAO = Frame('{"text": "Ciao "}')
 DONE = Frame('{"done": true}')
@@ -227,7 +225,7 @@ async def test_u05_half_a_character_before_the_cut_is_not_lost() -> None:
         ([Raw(b"5\nhello\n"), Stall()], "bad_chunk"),
         ([Raw(b"5\r\nhello!!\r\n"), Stall()], "bad_chunk"),
         ([Raw(b"fffffffffffffffff\r\n"), Stall()], "bad_chunk"),
-        ([Raw(b"5;" + b"x" * 5000), Stall()], "bad_chunk"),
+        ([Raw(b"5;" + b"x" * 20_000), Stall()], "bad_chunk"),
         ([Raw(b"0\r\n" + b"a: b\r\n" * 5000), Stall()], "bad_chunk"),
     ],
 )
@@ -316,7 +314,7 @@ async def test_u10_other_content_type_is_refused(kind: str) -> None:
     assert not sink.events
 
 
-@pytest.mark.parametrize("kind", ["text/event-stream; charset=utf-8", "Text/Event-Stream ;x=y"])
+@pytest.mark.parametrize("kind", ["text/event-stream; charset=utf-8", "Text/Event-Stream ;x=y", "text/event-stream \t"])
 async def test_u10_content_type_is_read_without_case_and_parameters(kind: str) -> None:
     script = [Head(200, {"Content-Type": kind}), CIAO, DONE, End()]
     async with ScriptedUpstream(script) as upstream, asking(upstream.url) as asker:
@@ -517,44 +515,6 @@ async def test_u21_unknown_host_is_an_upstream_error() -> None:
         with pytest.raises(UpstreamError) as caught:
             await asker.open()
     assert caught.value.reason in {"dns", "connect_timeout"}  # the latter where no resolver answers
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """A key, and a self-signed certificate of it."""
-
-    cert: Path
-    key: Path
-
-    def server(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.cert, self.key)
-        return context
-
-
-def _make_certificate(directory: Path, name: str, alternative: str, days: int) -> Certificate:
-    key, asked, cert = (directory / f"{name}.{kind}" for kind in ("key", "csr", "pem"))
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    extension = directory / f"{name}.ext"
-    extension.write_text(f"subjectAltName={alternative}\n")
-    _openssl("req", *curve, "-keyout", str(key), "-out", str(asked), "-subj", f"/CN={name}")
-    signing = ["-signkey", str(key), "-days", str(days), "-extfile", str(extension)]
-    _openssl("x509", "-req", "-in", str(asked), "-out", str(cert), *signing)
-    return Certificate(cert, key)
-
-
-def _openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=20)
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Certificate]:
-    directory = tmp_path_factory.mktemp("certificates")
-    return {
-        "good": _make_certificate(directory, "good", "IP:127.0.0.1", 2),
-        "other host": _make_certificate(directory, "other", "DNS:elsewhere.example", 2),
-        "expired": _make_certificate(directory, "expired", "IP:127.0.0.1", -1),
-    }
 
 
 async def test_u21_tls_with_a_trusted_certificate_answers(certificates: dict[str, Certificate]) -> None:
