@@ -42,7 +42,7 @@ class Reading:
         self.stream_id = ""
         self.last = 0
         """The last seq applied."""
-        self.text = ""
+        self.parts: list[str] = []
         self.terminal: Envelope | None = None
         self.retry_ms: int | None = None
         self.applied = 0
@@ -56,6 +56,11 @@ class Reading:
         return f"{self.stream_id}.{self.last}" if self.stream_id else ""
 
     @property
+    def text(self) -> str:
+        """The answer so far."""
+        return "".join(self.parts)
+
+    @property
     def is_over(self) -> bool:
         """Whether the terminal event was applied: the only end there is."""
         return self.terminal is not None
@@ -66,7 +71,7 @@ class Reading:
 
     def replace(self, text: str, last: int) -> None:
         """Take the text up to `last` from elsewhere: the way over a gap."""
-        self.text, self.last, self.has_gap = text, last, False
+        self.parts, self.last, self.has_gap = [text], last, False
 
     def take(self, chunk: bytes) -> None:
         """Apply what came, up to a gap."""
@@ -97,7 +102,7 @@ class Reading:
         self.last = envelope.sequence
         self.applied += 1
         if envelope.type == "token":
-            self.text += envelope.data
+            self.parts.append(envelope.data)
         elif envelope.type in TERMINAL:
             self.terminal = envelope
 

@@ -1,12 +1,11 @@
-"""From settings to what answers: the upstream of the stream routes and the backend of `/chat`, opened and closed
-together."""
+"""From settings to what answers, opened and closed together: the upstream of the stream routes, and `/chat`'s."""
 
 import asyncio
 import random
 import ssl
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import aiohttp
 
@@ -28,6 +27,10 @@ from subak.upstream.rag import RagBounds, RagTarget, RagUpstream
 from subak.web.chat import EmbeddedChat, ProxiedChat
 
 ChatBackend = EmbeddedChat | ProxiedChat
+
+_CHAT_FIELD_BYTES: Final = 64 * 1024
+_CHAT_HEADERS: Final = 1_000
+"""What a head of the backend of `/chat` may have: far above what servers send, so that what they send passes."""
 
 
 class Surroundings(NamedTuple):
@@ -114,6 +117,7 @@ async def _open_rag(settings: Settings, url: str, around: Surroundings, stack: A
         url,
         backends[0].credentials,
         first_byte_timeout_s=chosen.first_byte_timeout_s,
+        idle_timeout_s=chosen.idle_timeout_s,
         max_body_bytes=settings.http.chat_max_body_bytes,
     )
     return Answering(upstream, chat, stack.pop_all())
@@ -156,14 +160,15 @@ def _ssl_context(settings: UpstreamSettings) -> ssl.SSLContext | None:
 
 
 def _chat_session(settings: UpstreamSettings, ssl_context: ssl.SSLContext | None) -> aiohttp.ClientSession:
-    """Give the client of `/chat`: it adds no header, follows nothing, decodes nothing, and has no limit of its own."""
+    """Give the client of `/chat`: it adds no header, follows nothing, decodes nothing, and bounds only the head."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=ssl_context or True),
-        timeout=aiohttp.ClientTimeout(
-            total=None, sock_connect=settings.connect_timeout_s, sock_read=settings.idle_timeout_s
-        ),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_s),
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
+        max_line_size=_CHAT_FIELD_BYTES,
+        max_field_size=_CHAT_FIELD_BYTES,
+        max_headers=_CHAT_HEADERS,
     )

@@ -159,11 +159,11 @@ class Gateway:
             tasks=tasks,
             chance=random.random,
         )
-        stack.callback(self.hub.close)
         if self._has_ticker:
             ticker = tasks.create_task(self._tick())
             stack.callback(ticker.cancel)
         await self._listen(stack, self._make_app())
+        stack.callback(self.hub.close)  # before the server goes: its readers get the end of their answers
         self._observer.notify(ProcessStarted(__version__, settings.upstream.chosen_kind))
 
     def _make_app(self) -> web.Application:

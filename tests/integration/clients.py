@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 import httpx
 import httpx_sse
@@ -19,6 +20,7 @@ import requests
 import sseclient
 
 from subak.core.sse import SseDecoder
+from subak.testing_toxic import Lines, ToxicProxy
 from tests.settings import child_environment
 from tests.wire import TERMINAL, decode_envelope
 
@@ -182,6 +184,14 @@ FOLLOWERS: Final[dict[str, Follower]] = {
     "sseclient-py": with_sseclient,
 }
 COMES_BACK_BY_ITSELF: Final = frozenset({"eventsource", "fetch-event-source", "undici"})
+
+
+def proxy_before(url: str, *lines: Lines, buffer_bytes: int | None = None) -> ToxicProxy:
+    """Give a proxy before the server at `url`, with these lines."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    return ToxicProxy(parts.hostname, parts.port, *lines, buffer_bytes=buffer_bytes)
 
 
 def _attempts() -> Iterator[int]:

@@ -11,7 +11,7 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -122,13 +122,14 @@ class Running:
 @asynccontextmanager
 async def running(
     upstream: ScriptedUpstream | str | None = None,
+    variables: Mapping[str, str] | None = None,
     *,
     clock: FakeClock | None = None,
     is_on: bool = True,
     kept: int = 0,
     **environment: str,
 ) -> AsyncIterator[Running]:
-    """Run a gateway before `upstream`, or with the embedded backend; `environment` has further settings.
+    """Run a gateway before `upstream`, or with the embedded backend; `variables` and `environment` set more.
 
     When it is left, everything of the questions asked of it must be gone within five seconds, while it still runs.
     `kept`: how many connections it may then have open to upstreams of another process.
@@ -143,7 +144,7 @@ async def running(
     observer = RecordingObserver()
     with tempfile.TemporaryDirectory(prefix="subak-test-") as state_dir:
         settings["SUBAK_STATE_DIR"] = state_dir
-        loaded = load(settings | environment, None, {})
+        loaded = load(settings | dict(variables or {}) | environment, None, {})
         async with Gateway(loaded.settings, observer, clock=clock) as gateway:
             before = Leftovers()
             yield Running(gateway, observer, clock)

@@ -9,7 +9,7 @@ import gzip
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -23,6 +23,7 @@ from tests.integration.gateway import (
     Client,
     Running,
     ask,
+    post,
     process,
     request_bytes,
     running,
@@ -315,44 +316,45 @@ async def test_a_hundred_requests_reach_the_backend_as_they_were_sent(is_on: boo
         assert different == {}
 
 
+def spelled(status: str, *headers: str, body: bytes = b"") -> bytes:
+    """Spell an answer whose body has a length."""
+    lines = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 ODD_ANSWERS = {
     "no content": b"HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n",
     "not modified": b'HTTP/1.1 304 Not Modified\r\nETag: "x"\r\n\r\n',
-    "empty": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Type: application/json\r\n\r\n",
-    "created": b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\nLocation: /x\r\n\r\n{}",
-    "not found": b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nContent-Length: 9\r\n\r\n<b>no</b>",
-    "server error": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 5\r\n\r\noh no",
-    "busy": b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 34\r\nContent-Length: 2\r\n\r\n{}",
-    "moved": b"HTTP/1.1 301 Moved Permanently\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n",
-    "moved, same method": b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n",
-    "unauthorised": b'HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm="x"\r\nContent-Length: 0\r\n\r\n',
-    "odd status": b"HTTP/1.1 299 Fine, thanks\r\nContent-Length: 1\r\n\r\nx",
-    "no reason": b"HTTP/1.1 200 \r\nContent-Length: 1\r\n\r\nx",
-    "cookies": b"HTTP/1.1 200 OK\r\nSet-Cookie: a=1; Path=/\r\nSet-Cookie: b=2\r\nSet-Cookie: a=3\r\nContent-Length: 0\r\n\r\n",
-    "no content type": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
-    "its own date and server": (
-        b"HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 00:00:00 GMT\r\nServer: uvicorn\r\nContent-Length: 0\r\n\r\n"
-    ),
-    "its own CORS": (
-        b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nVary: Accept\r\nVary: Origin\r\nContent-Length: 0\r\n\r\n"
-    ),
-    "gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b"
-    % (len(gzip.compress(b"{}", mtime=0)), gzip.compress(b"{}", mtime=0)),
-    "not even gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
-    "unknown coding": b"HTTP/1.1 200 OK\r\nContent-Encoding: snappy\r\nContent-Length: 3\r\n\r\nabc",
-    "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n1;x=y\r\n \r\n0\r\n\r\n",
-    "no chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "hop by hop": (
-        b"HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nContent-Length: 2\r\n\r\n{}"
-    ),
+    "empty": spelled("200 OK", "Content-Type: application/json"),
+    "created": spelled("201 Created", "Location: /x", body=b"{}"),
+    "not found": spelled("404 Not Found", "Content-Type: text/html", body=b"<b>no</b>"),
+    "server error": spelled("500 Internal Server Error", body=b"oh no"),
+    "busy": spelled("429 Too Many Requests", "Retry-After: 34", body=b"{}"),
+    "moved": spelled("301 Moved Permanently", "Location: http://169.254.169.254/"),
+    "moved, same method": spelled("307 Temporary Redirect", "Location: /elsewhere"),
+    "unauthorised": spelled("401 Unauthorized", 'WWW-Authenticate: Basic realm="x"'),
+    "odd status": spelled("299 Fine, thanks", body=b"x"),
+    "no reason": spelled("200 ", body=b"x"),
+    "cookies": spelled("200 OK", "Set-Cookie: a=1; Path=/", "Set-Cookie: b=2", "set-cookie: a=3"),
+    "no content type": spelled("200 OK", body=b"{}"),
+    "its own date and server": spelled("200 OK", "Date: Mon, 23 Nov 2026 00:00:00 GMT", "Server: uvicorn"),
+    "its own CORS": spelled("200 OK", "Access-Control-Allow-Origin: *", "Vary: Accept", "Vary: Origin"),
+    "gzip": spelled("200 OK", "Content-Encoding: gzip", body=gzip.compress(b"{}", mtime=0)),
+    "not even gzip": spelled("200 OK", "Content-Encoding: gzip", body=b"abc"),
+    "unknown coding": spelled("200 OK", "Content-Encoding: snappy", body=b"abc"),
+    "chunks": CHUNKED + b"2\r\n{}\r\n1;x=y\r\n \r\n0\r\n\r\n",
+    "no chunk": CHUNKED + b"0\r\n\r\n",
+    "hop by hop": spelled("200 OK", "Connection: close, X-Hop", "X-Hop: 1", "Keep-Alive: timeout=5", body=b"{}"),
     "HTTP/1.0": b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{}",
     "HTTP/1.0 with a length": b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}",
     "framed by close": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{}",
-    "interim": b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
-    "binary": b"HTTP/1.1 200 OK\r\nContent-Type: x/y\r\nContent-Length: 256\r\n\r\n" + bytes(range(256)),
-    "letters": "HTTP/1.1 200 OK\r\nX-Utf-8: é ☀\r\nX-Empty:\r\nX-Twice: 1\r\nX-Twice: 2\r\nContent-Length: 0\r\n\r\n".encode(),
-    "long header": b"HTTP/1.1 200 OK\r\nX-Long: %b\r\nContent-Length: 0\r\n\r\n" % (b"x" * 7000),
-    "event stream": b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n\r\ndata: x\n\n",
+    "interim": b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + spelled("200 OK", body=b"{}"),
+    "binary": spelled("200 OK", "Content-Type: x/y", body=bytes(range(256))),
+    "letters": spelled("200 OK", "X-Utf-8: é ☀", "X-Empty:", "X-Twice: 1", "X-Twice: 2"),
+    "long header": spelled("200 OK", f"X-Long: {'x' * 30_000}"),
+    "many headers": spelled("200 OK", *(f"X-{number}: {number}" for number in range(200))),
+    "event stream": spelled("200 OK", "Content-Type: text/event-stream", body=b"data: x\n\n"),
 }
 
 
@@ -416,6 +418,31 @@ async def test_body_passes_as_it_comes() -> None:
         assert (await client.whole()).body == b"{}"
 
 
+async def test_an_upload_may_take_longer_than_the_backend_s_first_byte() -> None:
+    first_byte_s = 0.1
+    async with (
+        ScriptedUpstream([Head(headers={"Content-Type": "application/json"}), Body(b"{}"), End()]) as upstream,
+        running(upstream, SUBAK_UPSTREAM__FIRST_BYTE_TIMEOUT_S=str(first_byte_s)) as gateway,
+        Client.connect(gateway.url) as client,
+    ):
+        client.expect("POST")
+        await client.send(request_bytes("POST", CHAT, [JSON, ("Content-Length", "6")]) + b"one")
+        is_late = asyncio.Event()
+        asyncio.get_running_loop().call_later(3 * first_byte_s, is_late.set)
+        await is_late.wait()
+        await client.send(b"two")
+        assert (await client.whole()).status == 200
+
+
+async def test_page_of_an_allowed_origin_may_read_the_answer_and_no_other() -> None:
+    async with running(SUBAK_HTTP__CORS_ORIGINS="https://app.example.org") as gateway:
+        allowed = await post(gateway, CHAT, {"query": "kitas"}, origin="https://app.example.org")
+        refused = await post(gateway, CHAT, {"query": "kitas"}, origin="https://evil.example.org")
+    assert allowed.header("Access-Control-Allow-Origin") == "https://app.example.org"
+    assert refused.header("Access-Control-Allow-Origin") is None
+    assert refused.header("Vary") is None
+
+
 async def test_answer_that_comes_before_the_whole_body_is_passed_on() -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"one")
@@ -443,11 +470,14 @@ async def test_redirect_is_not_followed() -> None:
 
 
 async def test_one_connection_carries_many_requests() -> None:
-    async with raw_backend(plain_answer) as backend, running(backend.url) as gateway:
-        async with Client.connect(gateway.url) as client:
-            for size in (0, 1, 100_000, 0):
-                await client.begin("POST", CHAT, [JSON], b"x" * size)
-                assert (await client.whole()).json == {"success": True, "bytes": size}
+    async with (
+        raw_backend(plain_answer) as backend,
+        running(backend.url) as gateway,
+        Client.connect(gateway.url) as client,
+    ):
+        for size in (0, 1, 100_000, 0):
+            await client.begin("POST", CHAT, [JSON], b"x" * size)
+            assert (await client.whole()).json == {"success": True, "bytes": size}
 
 
 async def test_credentials_of_the_settings_are_added_and_the_caller_s_own_win() -> None:
@@ -492,16 +522,20 @@ async def test_connection_without_an_answer_is_502(script: list[Step]) -> None:
 
 
 async def test_backend_that_never_answers_is_504() -> None:
-    async with ScriptedUpstream([Stall()]) as upstream:
-        async with running(upstream, SUBAK_UPSTREAM__FIRST_BYTE_TIMEOUT_S="0.2") as gateway:
-            assert (await _refusal(gateway)).status == 504
-            await upstream.connections[0].wait_closed()
+    async with (
+        ScriptedUpstream([Stall()]) as upstream,
+        running(upstream, SUBAK_UPSTREAM__FIRST_BYTE_TIMEOUT_S="0.2") as gateway,
+    ):
+        assert (await _refusal(gateway)).status == 504
+        await upstream.connections[0].wait_closed()
 
 
 async def test_backend_that_never_accepts_is_504() -> None:
-    async with ScriptedUpstream([Stall()], is_accepting=False) as upstream:
-        async with running(upstream, SUBAK_UPSTREAM__CONNECT_TIMEOUT_S="0.2") as gateway:
-            assert (await _refusal(gateway)).status == 504
+    async with (
+        ScriptedUpstream([Stall()], is_accepting=False) as upstream,
+        running(upstream, SUBAK_UPSTREAM__CONNECT_TIMEOUT_S="0.2") as gateway,
+    ):
+        assert (await _refusal(gateway)).status == 504
 
 
 CUTS: dict[str, list[Step]] = {
@@ -549,10 +583,8 @@ async def test_client_that_leaves_in_the_middle_of_its_body_ends_the_backend_s_r
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"half")
         has_begun.set()
-        try:
+        with suppress(ConnectionError):
             await reader.read()
-        except ConnectionError:
-            pass
         writer.close()
         has_ended.set()
 
@@ -582,8 +614,11 @@ async def test_slow_client_holds_the_backend_back() -> None:
 
 
 async def test_other_requests_are_served_meanwhile() -> None:
-    async with ScriptedUpstream([Stall()]) as upstream, running(upstream) as gateway:
-        async with Client.connect(gateway.url) as client:
-            await client.begin("POST", CHAT, [JSON], VALID)
-            await upstream.wait_questions(1)
-            assert (await ask(gateway, "GET", "/livez")).status == 200
+    async with (
+        ScriptedUpstream([Stall()]) as upstream,
+        running(upstream) as gateway,
+        Client.connect(gateway.url) as client,
+    ):
+        await client.begin("POST", CHAT, [JSON], VALID)
+        await upstream.wait_questions(1)
+        assert (await ask(gateway, "GET", "/livez")).status == 200

@@ -7,7 +7,7 @@ import pytest
 
 from subak.core.facts import ReaderAttached, ReaderLeft
 from subak.testing import End, FakeClock, Frame, Gate, Head, ScriptedUpstream
-from subak.testing_toxic import Cut, How, Line, ToxicProxy
+from subak.testing_toxic import Cut, How, Line
 from tests.integration.clients import (
     COMES_BACK_BY_ITSELF,
     FOLLOWERS,
@@ -15,6 +15,7 @@ from tests.integration.clients import (
     assert_saw_all_once,
     curl,
     last_cursor,
+    proxy_before,
     seqs_of,
 )
 from tests.integration.gateway import DONE, Running, question_url, running
@@ -31,11 +32,6 @@ every_client = pytest.mark.parametrize("client", FOLLOWERS)
 
 def words(*texts: str) -> list[Frame]:
     return [token(text) for text in texts]
-
-
-def proxy_before(gateway: Running, *lines: Line) -> ToxicProxy:
-    host, _, port = gateway.url.removeprefix("http://").partition(":")
-    return ToxicProxy(host, int(port), *lines)
 
 
 def assert_came_back(client: str, followed: Followed) -> None:
@@ -66,7 +62,7 @@ async def test_a_client_that_is_cut_in_mid_event_ends_with_the_whole_text_once(c
     async with (
         ScriptedUpstream(script) as upstream,
         running(upstream, **QUICK_RETRY) as gateway,
-        proxy_before(gateway, *CUTS) as proxy,
+        proxy_before(gateway.url, *CUTS) as proxy,
     ):
         followed = await FOLLOWERS[client](proxy.url + question_url())
         assert [connection.was_cut for connection in proxy.connections[:3]] == [How.RESET, How.RESET, How.CLOSE]
@@ -86,7 +82,7 @@ async def test_fetch_event_source_skips_an_event_whose_id_came_before_the_cut() 
     async with (
         ScriptedUpstream(script) as upstream,
         running(upstream, **QUICK_RETRY) as gateway,
-        proxy_before(gateway, *CUTS) as proxy,
+        proxy_before(gateway.url, *CUTS) as proxy,
     ):
         followed = await FOLLOWERS["fetch-event-source"](proxy.url + question_url())
     assert seqs_of(followed) == [seq for seq in range(1, 63) if seq not in {9, 20, 31}]

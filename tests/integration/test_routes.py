@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+
 from subak.core.facts import Crashed, ReaderLeft, Refused, StreamOpened
 from subak.testing import End, FakeClock, Frame, Gate, Head, ScriptedUpstream, Stall
 from tests.integration.gateway import (
@@ -140,16 +141,19 @@ async def test_question_by_post_streams_whatever_accept_says(gateway: Running, a
 
 async def test_metadata_and_retry_come_before_the_upstream_has_answered() -> None:
     has_answered = asyncio.Event()
-    async with scripted(Gate(has_answered), *ANSWER) as upstream, running(upstream) as gateway:
-        async with Client.connect(gateway.url) as client:
-            await client.begin("GET", question_url())
-            early = await client.until(b"\n\n")
-            assert re.match(rb": ok\nretry: \d+\nid: st_[A-Za-z0-9_-]{28}\.1\nevent: message\n", early.body)
-            (metadata,) = parse_frames(early.body)
-            assert 1000 <= (metadata.retry_ms or 0) <= 3000
-            await upstream.wait_questions(1)
-            has_answered.set()
-            assert terminal_of((await client.whole()).frames).type == "done"
+    async with (
+        scripted(Gate(has_answered), *ANSWER) as upstream,
+        running(upstream) as gateway,
+        Client.connect(gateway.url) as client,
+    ):
+        await client.begin("GET", question_url())
+        early = await client.until(b"\n\n")
+        assert re.match(rb": ok\nretry: \d+\nid: st_[A-Za-z0-9_-]{28}\.1\nevent: message\n", early.body)
+        (metadata,) = parse_frames(early.body)
+        assert 1000 <= (metadata.retry_ms or 0) <= 3000
+        await upstream.wait_questions(1)
+        has_answered.set()
+        assert terminal_of((await client.whole()).frames).type == "done"
 
 
 async def test_tokens_pass_as_they_come() -> None:
@@ -866,6 +870,15 @@ async def test_odd_text_reaches_the_backend_as_it_is(gateway: Running, upstream:
     assert (by_post.status, by_get.status) == (200, 200)
     expected = question_url(text, user_role=text).removeprefix("/api/v2")
     assert [request.target for request in upstream.requests] == [expected, expected]
+
+
+@ONE_LOOP
+@pytest.mark.parametrize("text", ODD_TEXTS, ids=repr)
+async def test_odd_text_in_the_history_reaches_the_backend_as_it_is(upstream: ScriptedUpstream, text: str) -> None:
+    fields = {"query": "ciao", "user_email": text, "conversation_history": [{"role": "user", "content": text}]}
+    async with running(upstream, SUBAK_UPSTREAM__METHOD="post") as gateway:
+        assert (await post(gateway, CHAT_STREAM, fields)).status == 200
+    assert [json.loads(request.body) for request in upstream.requests] == [fields]
 
 
 async def test_url_that_is_no_utf_8_is_refused_or_read_with_replacement(

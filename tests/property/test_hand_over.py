@@ -146,3 +146,19 @@ def test_catching_up_and_going_live_leaves_no_gap_and_repeats_nothing(
 @given(st.integers(0, 4), st.integers(0, 4), st.integers(0, 8))
 def test_an_append_in_any_round_of_the_hand_over_arrives_once(turns: int, before: int, after: int) -> None:
     play(2, 0, turns, [Rounds(before + 1), Append((1, 1)), Rounds(after + 1), Append((1,))])
+
+
+@given(st.integers(0, 4), st.integers(0, 8))
+def test_nothing_is_written_for_a_client_that_is_lost_in_any_round_of_the_hand_over(turns: int, before: int) -> None:
+    """`FakeOutlet` fails on a write for a reader that has departed; a read that was under way is dropped."""
+    playing = Play(3, 0, turns)
+    try:
+        playing.do(Rounds(before + 1))
+        playing.outlet.lose()
+        writes = playing.outlet.writes
+        playing.do(Append((1, 1)))
+        playing.loop.settle()
+        assert playing.task.result() is Departure.LOST
+        assert playing.outlet.writes == writes
+    finally:
+        playing.close()

@@ -39,7 +39,7 @@ from tests.stage import KIB, TICK_S, Hanging, Manner, PuppetExchange, Response, 
 from tests.wire import Envelope, FollowingReader, decode_envelope
 
 TERMS: Final = Terms(
-    connection_age_s=100,
+    connection_age_s=40,
     max_lag_bytes=40 * KIB,
     max_events=60,
     max_bytes=400 * KIB,

@@ -2,8 +2,9 @@
 
 import pytest
 
-from subak.core.facts import StreamEnded
+from subak.core.facts import ReaderLeft, StreamEnded
 from subak.core.lifecycle import OnDisconnect, Status
+from subak.relay.hub import Reading
 from tests.scenario.conftest import MakeStage
 from tests.stage import QUERY, Hanging, Stage, Terms
 
@@ -144,3 +145,39 @@ def test_a_reader_that_leaves_after_the_end_changes_nothing(stage: Stage, on_dis
     stage.advance(60)
     assert stage.state(ann.subscriber.log.meta.stream_id).status is Status.COMPLETED
     assert [ended.outcome for ended in stage.facts.of(StreamEnded)] == ["stop"]
+
+
+def test_a_client_that_went_before_its_first_byte_has_come_and_left(stage: Stage) -> None:
+    stream_id = stage.open(on_disconnect=OnDisconnect.CANCEL)
+    stage.settle()
+    reading = stage.attach(stream_id)
+    assert isinstance(reading, Reading)
+    reading.miss()
+    stage.upstream.exchanges[0].was_cut()
+    assert stage.hub.reader_count == 0
+    assert stage.state(stream_id).status is Status.ABANDONED
+    assert [left.departure for left in stage.facts.of(ReaderLeft)] == ["lost"]
+
+
+def test_the_grace_time_begins_again_with_a_client_that_went_before_its_first_byte(stage: Stage) -> None:
+    stream_id = stage.open()
+    stage.advance(20)
+    reading = stage.attach(stream_id)
+    assert isinstance(reading, Reading)
+    reading.miss()
+    stage.advance(29.5)
+    stage.upstream.exchanges[0].runs()
+    stage.advance(0.75)
+    stage.upstream.exchanges[0].was_cut()
+
+
+def test_when_all_is_over_nothing_has_a_deadline_but_the_store(stage: Stage) -> None:
+    ann, upstream = stage.ask()
+    stage.read(ann.subscriber.log.meta.stream_id).leaves()
+    ann.blocks()
+    upstream.done()
+    assert len(stage.deadlines) == 2
+    ann.unblocks()
+    ann.ends()
+    assert len(stage.deadlines) == 1
+    assert stage.hub.reader_count == 0

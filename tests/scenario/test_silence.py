@@ -126,3 +126,22 @@ def test_a_stream_that_is_too_old_ends_with_its_error_and_nothing_after_it(stage
     stage.advance(0.25)
     assert transcribe(bytes(ann.outlet.received))[-2:] == ['2 token "Ciao "', "3 error too_long"]
     ann.ends()
+
+
+def test_no_heartbeat_follows_the_terminal_event_that_came_in_the_same_tick(make_stage: MakeStage) -> None:
+    stage = make_stage(Terms(connection_age_s=None, stream_age_s=60))
+    ann, _ = stage.ask()
+    stage.advance(60)
+    ann.gets(": ok", "1 metadata connected retry 2000", ": hb", "heartbeat 1", ": hb", "2 error too_long")
+    ann.ends()
+
+
+def test_comments_keep_their_interval_where_heartbeats_are_rare(make_stage: MakeStage) -> None:
+    stage = make_stage(Terms(heartbeat_s=60, slow_reader_s=1000))
+    ann, _ = stage.ask()
+    ann.gets(": ok", "1 metadata connected retry 2000")
+    for _ in range(3):
+        stage.advance(15)
+        ann.gets(": hb")
+    stage.advance(15)
+    ann.gets("heartbeat 1")

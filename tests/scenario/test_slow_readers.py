@@ -221,3 +221,20 @@ def test_a_lagging_reader_gets_a_long_answer_whole_and_in_order(make_stage: Make
     seqs = [int(line.split()[0]) for line in transcribe(bytes(ann.outlet.received))[1:]]
     assert seqs[0] == 1
     assert all(later == earlier + 1 for earlier, later in pairwise(seqs))
+
+
+def test_the_upstream_is_paused_when_the_reader_that_kept_up_leaves(stage: Stage) -> None:
+    ann, upstream = stage.ask()
+    ben = stage.read(ann.subscriber.log.meta.stream_id)
+    ann.blocks()
+    upstream.token("x" * 300 * KIB)
+    upstream.runs()
+    ben.leaves()
+    upstream.waits()
+
+
+def test_a_reader_that_has_left_is_not_called_any_more(stage: Stage) -> None:
+    ann, upstream = stage.ask()
+    ann.leaves()
+    upstream.token("Ciao ")
+    assert ann.subscriber.lag_bytes == 0

@@ -55,6 +55,7 @@ def _deferred(name: str, line: str) -> _Deferred:
         _deferred("demo", "Try it: everything embedded in one process, nothing to set up."),
         _deferred("serve", "Run the gateway in front of your backend."),
         _deferred("check", "Check settings, files and directories without listening."),
+        _deferred("doctor", "Find what keeps answers from readers: this machine, the upstream, the proxies in front."),
         _deferred("backend", "Run the embedded RAG backend alone, over HTTP."),
         _deferred("config", "Show the settings in force, or an example file with all of them."),
         _deferred("version", "Show the versions of Subak and of what it runs on."),
@@ -66,7 +67,7 @@ def _deferred(name: str, line: str) -> _Deferred:
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 @click.rich_config({"commands_before_options": True})
 @click.command_panel("Start here", commands=["demo", "serve", "check"])
-@click.command_panel("More", commands=["backend", "config", "version"])
+@click.command_panel("More", commands=["doctor", "backend", "config", "version"])
 @click.pass_context
 def cli(ctx: click.RichContext, /) -> None:
     """A gateway for streamed answers: asked once, delivered whole, whatever happens to the line."""

@@ -8,6 +8,7 @@ import rich_click as click
 from subak import __version__
 from subak.cli.options import debug_option, json_option
 from subak.cli.output import print_json
+from subak.doctor.machine import has_c_extensions
 
 _PARTS = ("aiohttp", "httptools", "uvloop", "msgspec", "structlog", "click")
 
@@ -22,7 +23,7 @@ def command(*, as_json: bool) -> None:
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "platform": platform.platform(),
         **{part: _version_of(part) for part in _PARTS},
-        "aiohttp C extensions": "loaded" if _has_c_extensions() else "missing: parsing HTTP is several times slower",
+        "aiohttp C extensions": "loaded" if has_c_extensions() else "missing: parsing HTTP is several times slower",
     }
     if as_json:
         print_json(facts)
@@ -37,11 +38,3 @@ def _version_of(part: str) -> str | None:
         return version(part)
     except PackageNotFoundError:
         return None
-
-
-def _has_c_extensions() -> bool:
-    from aiohttp import http_parser, http_writer
-
-    return http_parser.HttpRequestParser is not http_parser.HttpRequestParserPy and (
-        http_writer._serialize_headers is not http_writer._py_serialize_headers  # noqa: SLF001 - no public way to ask
-    )

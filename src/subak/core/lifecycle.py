@@ -82,4 +82,3 @@ _FRUGALITY: Final = {OnDisconnect.CANCEL: 0, OnDisconnect.GRACE: 1, OnDisconnect
 def may_choose(wanted: OnDisconnect, allowed: OnDisconnect) -> bool:
     """Whether a request may ask for `wanted` where the setting is `allowed`: never for something that costs more."""
     return _FRUGALITY[wanted] <= _FRUGALITY[allowed]
-

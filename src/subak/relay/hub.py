@@ -121,19 +121,26 @@ class Reading:
     async def run(self, outlet: Outlet) -> Departure:
         """Read until the stream's end or the reader's."""
         subscriber = self._subscriber
-        self._hub.enter(subscriber, self._stream)
-        self._hub.observer.notify(
-            ReaderAttached(self._stream_id, self._connection_id, self._cursor, self._is_resume)
-        )
+        self._enter()
         try:
             await subscriber.run(outlet)
         finally:
             departure = subscriber.departure or Departure.LOST
-            self._hub.leave(subscriber, self._stream, departure)
-            self._hub.observer.notify(
-                ReaderLeft(self._stream_id, self._connection_id, departure, subscriber.cursor)
-            )
+            self._leave(departure)
         return departure
+
+    def miss(self) -> None:
+        """Take note of a client that went before its first byte: it has come and left, and nobody waits for it."""
+        self._enter()
+        self._leave(Departure.LOST)
+
+    def _enter(self) -> None:
+        self._hub.enter(self._subscriber, self._stream)
+        self._hub.observer.notify(ReaderAttached(self._stream_id, self._connection_id, self._cursor, self._is_resume))
+
+    def _leave(self, departure: Departure) -> None:
+        self._hub.leave(self._subscriber, self._stream, departure)
+        self._hub.observer.notify(ReaderLeft(self._stream_id, self._connection_id, departure, self._subscriber.cursor))
 
     @property
     def _stream_id(self) -> str:
@@ -309,7 +316,8 @@ class Hub:
         self.observer.notify(DrainEnded(self.close()))
 
     def close(self) -> int:
-        """End what is still live as `producer_lost`, now; give how many there were."""
+        """End what is still live as `producer_lost`, now, and take nothing new; give how many there were."""
+        self.is_draining = True
         lost = tuple(self._streams.values())
         for stream in lost:
             stream.publisher.fail(ErrorCode.PRODUCER_LOST, "drain_limit")

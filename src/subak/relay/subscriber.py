@@ -204,10 +204,10 @@ class Subscriber:
         if self.departure is not None:
             return None
         times = self._times
-        if self._blocked_since is not None and now - self._blocked_since >= times.slow_reader_s:
+        if self._blocked_since is not None and now >= self._blocked_since + times.slow_reader_s:
             self._depart(Departure.SLOW_READER)
             return None
-        if times.max_age_s is not None and now - self._opened_at >= times.max_age_s:
+        if times.max_age_s is not None and now >= self._opened_at + times.max_age_s:
             self.dismiss(Departure.MAX_AGE)
             return None
         self._keep_alive(now)
@@ -231,10 +231,10 @@ class Subscriber:
     def _keep_alive(self, now: float) -> None:
         if self._outlet is None or not self._outlet.is_writable or self._has_ending:
             return
-        if now - self._spoke_at >= self._times.heartbeat_s:
+        if now >= self._spoke_at + self._times.heartbeat_s:
             self._outlet.write(encode_heartbeat(self.cursor, self._clock.time_ms()))
             self._spoke_at = self._wrote_at = now
-        elif now - self._wrote_at >= self._times.comment_s:
+        elif now >= self._wrote_at + self._times.comment_s:
             self._outlet.write(COMMENT)
             self._wrote_at = now
 

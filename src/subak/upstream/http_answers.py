@@ -125,9 +125,7 @@ class Credentials:
 
     __slots__ = ("_bearer", "_given")
 
-    def __init__(
-        self, given: Mapping[str, str], token_file: Path | None, *, own: frozenset[str] = OWN_HEADERS
-    ) -> None:
+    def __init__(self, given: Mapping[str, str], token_file: Path | None, *, own: frozenset[str] = OWN_HEADERS) -> None:
         """`own`: names, in lower case, that settings may not give.
 
         Raises:
@@ -173,9 +171,7 @@ def judge_status(status: int, headers: Mapping[str, str], now_ms: int) -> Failed
     return Failed(ErrorCode.UPSTREAM_ERROR, reason)
 
 
-def judge_head(
-    status: int, headers: Mapping[str, str], now_ms: int, content_type: str = EVENT_STREAM
-) -> Failed | None:
+def judge_head(status: int, headers: Mapping[str, str], now_ms: int, content_type: str = EVENT_STREAM) -> Failed | None:
     """Tell why this response isn't a plain `content_type`, or None when it is one. `headers`: names in lower case."""
     refusal = judge_status(status, headers, now_ms)
     if refusal is not None:

@@ -55,7 +55,7 @@ class OpenAiTarget(msgspec.Struct, frozen=True, kw_only=True):
 class OpenAiRequests:
     """Puts questions into the dialect's words."""
 
-    __slots__ = ("_credentials", "_target", "authority", "path", "url")
+    __slots__ = ("_credentials", "_target", "origin", "path", "url")
 
     def __init__(self, target: OpenAiTarget) -> None:
         """See `OpenAiTarget`.
@@ -63,11 +63,10 @@ class OpenAiRequests:
         Raises:
             ValueError: the URL, a header or a parameter can't be used, or there are two credentials.
         """
-        origin, prefix = parse_base_url(target.url)
-        _check_parameters(target.parameters)
-        self.authority = origin.authority
+        self.origin, prefix = parse_base_url(target.url)
         self.path = completions_path(prefix)
-        self.url = f"{origin.scheme}://{origin.authority}{self.path}"
+        self.url = f"{self.origin.scheme}://{self.origin.authority}{self.path}"
+        _check_parameters(target.parameters)
         self._credentials = Credentials(target.headers, target.token_file)
         self._target = target
 
@@ -97,12 +96,11 @@ class OpenAiRequests:
             members["stream_options"] = {"include_usage": True}
         return msgspec.json.encode({**self._target.parameters, **members})
 
-    def _messages(self, question: Question) -> list[Turn]:
-        prompt = self._target.system_prompt
-        history = newest_turns(
-            question.conversation_history or (), self._target.max_history_turns, self._target.max_history_bytes
-        )
-        return [*([Turn("system", prompt)] if prompt else []), *history, Turn("user", question.query)]
+    def _messages(self, question: Question) -> list[object]:
+        target = self._target
+        system = [{"role": "system", "content": target.system_prompt}] if target.system_prompt else []
+        history = newest_turns(question.conversation_history or (), target.max_history_turns, target.max_history_bytes)
+        return [*system, *history, Turn("user", question.query)]
 
 
 class OpenAiUpstream:
@@ -128,7 +126,7 @@ class OpenAiUpstream:
         self.requests = OpenAiRequests(target)
         self.counts = OpenAiCounts()
         self.client = Http1Client(
-            parse_base_url(target.url)[0],
+            self.requests.origin,
             limits=limits or Http1Limits(),
             ssl_context=target.ssl_context,
             clock=clock,
@@ -160,7 +158,7 @@ class OpenAiUpstream:
 
     def _request(self, body: bytes) -> bytes:
         framing = {
-            "Host": self.requests.authority,
+            "Host": self.requests.origin.authority,
             "Connection": "keep-alive",
             "Content-Length": str(len(body)),
         }

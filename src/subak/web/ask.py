@@ -1,20 +1,19 @@
 """Requests to questions: what a caller sent, validated, or an error that says which field is wrong (PROTOCOL §2)."""
 
-import asyncio
 import re
 from typing import Final, Literal
 
 import msgspec
 from aiohttp import web
 
-from subak.core.errors import InvalidField, MissingQuery, NotAcceptable, RequestError, TooLarge, TooSlow, UrlTooLong
+from subak.core.errors import InvalidField, MissingQuery, NotAcceptable, RequestError, TooLarge, UrlTooLong
 from subak.core.lifecycle import OnDisconnect, may_choose
 from subak.core.question import Question, Turn
+from subak.web.connection import Connection
 
 LABEL: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 LABEL_BYTES: Final = 320
 """The longest user_email or user_role: an address has at most 320 (RFC 3696)."""
-BODY_DEADLINE_S: Final = 30.0
 _READ_BYTES: Final = 64 * 1024
 
 
@@ -86,21 +85,21 @@ async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
 
     Raises:
         TooLarge: its length says more, or more came. The connection closes after the answer.
-        TooSlow: it wasn't complete after 30 s.
+        TooSlow: it wasn't complete in time (see `Connection`).
+        RequestError: its chunks are malformed.
     """
     if (request.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
     chunks: list[bytes] = []
     size_bytes = 0
-    try:
-        async with asyncio.timeout(BODY_DEADLINE_S):
-            while chunk := await request.content.read(_READ_BYTES):
-                size_bytes += len(chunk)
-                if size_bytes > max_bytes:
-                    raise _too_large(max_bytes)
-                chunks.append(chunk)
-    except TimeoutError:
-        raise TooSlow(f"The body was not complete after {BODY_DEADLINE_S:g} seconds.") from None
+    connection = request.protocol
+    assert isinstance(connection, Connection), "the server makes our own connections"
+    with connection.body_deadline():
+        while chunk := await request.content.read(_READ_BYTES):
+            size_bytes += len(chunk)
+            if size_bytes > max_bytes:
+                raise _too_large(max_bytes)
+            chunks.append(chunk)
     return b"".join(chunks)
 
 

@@ -5,7 +5,8 @@ No flag, limit, schema, authentication or size bound of ours stands before it; i
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Final, Protocol
 
 import aiohttp
@@ -13,7 +14,7 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from subak.core.errors import ErrorCode, UpstreamError
+from subak.core.errors import ErrorCode, SubakError, UpstreamError
 from subak.web.ask import read_body
 from subak.web.connection import Connection
 
@@ -91,6 +92,7 @@ class ProxiedChat:
         credentials: Callable[[], Mapping[str, str]],
         *,
         first_byte_timeout_s: float,
+        idle_timeout_s: float,
         max_body_bytes: int = 0,
     ) -> None:
         """`credentials` gives the gateway's headers for the backend; one that the caller sent stays the caller's.
@@ -101,6 +103,7 @@ class ProxiedChat:
         self._url = base_url.rstrip("/") + CHAT_PATH
         self._credentials = credentials
         self._first_byte_timeout_s = first_byte_timeout_s
+        self._idle_timeout_s = idle_timeout_s
         self._max_body_bytes = max_body_bytes
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -110,29 +113,37 @@ class ProxiedChat:
         connection.writer = _CancelWhenLost()
         try:
             async with await self._ask(request) as answer:
-                return await _pass_back(request, connection, answer, self._session.timeout.sock_read)
+                return await _pass_back(request, connection, answer, self._idle_timeout_s)
         finally:
             connection.writer = None
 
     async def _ask(self, request: web.Request) -> aiohttp.ClientResponse:
         query = request.rel_url.raw_query_string
         url = URL(f"{self._url}?{query}" if query else self._url, encoded=True)
-        body = await self._body_of(request)
         try:
-            async with asyncio.timeout(self._first_byte_timeout_s):
+            async with asyncio.timeout(None) as wait:
+                body = await self._body_of(request, partial(self._await_answer, wait))
                 return await self._session.post(
                     url, data=body, headers=self._headers_for(request), allow_redirects=False
                 )
         except TimeoutError:
             raise UpstreamError(ErrorCode.UPSTREAM_TIMEOUT, "chat_timeout") from None
         except aiohttp.ClientError as error:
+            if isinstance(broken := request.content.exception(), SubakError):  # it was the caller's body that failed
+                raise broken from None
             raise UpstreamError(ErrorCode.UPSTREAM_ERROR, "chat_failed") from error
 
-    async def _body_of(self, request: web.Request) -> aiohttp.StreamReader | bytes | None:
+    def _await_answer(self, wait: asyncio.Timeout) -> None:
+        """The request is sent: from now on the backend's first byte is waited for, however long the upload took."""
+        wait.reschedule(asyncio.get_running_loop().time() + self._first_byte_timeout_s)
+
+    async def _body_of(self, request: web.Request, on_sent: Callable[[], None]) -> AsyncIterator[bytes] | bytes | None:
         """Give the body as it comes, or, where a bound is set, whole: what is too large must not reach the backend."""
-        if not request.can_read_body:
-            return None
-        return await read_body(request, self._max_body_bytes) if self._max_body_bytes else request.content
+        if request.can_read_body and not self._max_body_bytes:
+            return _passed_on(request.content, on_sent)
+        body = await read_body(request, self._max_body_bytes) if request.can_read_body else None
+        on_sent()
+        return body
 
     def _headers_for(self, request: web.Request) -> CIMultiDict[str]:
         passed_on = _end_to_end(request.headers)
@@ -141,6 +152,12 @@ class ProxiedChat:
         for name, value in self._credentials().items():
             passed_on.setdefault(name, value)
         return passed_on
+
+
+async def _passed_on(content: aiohttp.StreamReader, on_end: Callable[[], None]) -> AsyncIterator[bytes]:
+    async for chunk in content.iter_any():
+        yield chunk
+    on_end()
 
 
 class _CancelWhenLost:
@@ -161,7 +178,7 @@ class _CancelWhenLost:
 
 
 async def _pass_back(
-    request: web.Request, connection: Connection, answer: aiohttp.ClientResponse, idle_timeout_s: float | None
+    request: web.Request, connection: Connection, answer: aiohttp.ClientResponse, idle_timeout_s: float
 ) -> web.StreamResponse:
     response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=_end_to_end(answer.headers))
     request[NATIVE_HEADERS] = frozenset(name.lower() for name in answer.headers)
@@ -171,14 +188,15 @@ async def _pass_back(
             await response.write(chunk)
         await response.write_eof()
     except (aiohttp.ClientError, ConnectionError, TimeoutError):
-        connection.abort(is_framed_by_close=response.content_length is None and not response.chunked)
+        connection.abort(by_reset=response.content_length is None and not response.chunked)
     return response
 
 
-async def _read_some(content: aiohttp.StreamReader, idle_timeout_s: float | None) -> bytes:
+async def _read_some(content: aiohttp.StreamReader, idle_timeout_s: float) -> bytes:
     """Give what has come of a body; empty at its end.
 
-    The client has this deadline too, and stops it when a chunk is malformed, without telling who reads (aiohttp 3.14.5).
+    The client has such a deadline too, but drops it when a chunk is malformed, without telling who reads (aiohttp
+    3.14.5), and it would also run during an upload.
     """
     async with asyncio.timeout(idle_timeout_s):
         return await content.readany()
@@ -202,8 +220,9 @@ NATIVE_HEADERS: Final = web.RequestKey("native_headers", frozenset)
 
 
 def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    """Give the headers that are meant for the other end. One name has one spelling: aiohttp's client sends only the last
-    of those that differ in case.
+    """Give the headers that are meant for the other end.
+
+    One name gets one spelling: of those that differ in case, aiohttp's client sends only the last.
     """
     named = {name.strip().lower() for value in headers.getall("Connection", ()) for name in value.split(",")}
     dropped = _HOP_BY_HOP | named

@@ -7,37 +7,62 @@ kernel (TCP_USER_TIMEOUT).
     phase     from                                          the connection is closed after
     --------  --------------------------------------------  ------------------------------------------------
     head      its start, or the first byte after an answer  `head_s` (10 s): slow heads hold no place for ever
-    busy      a head was parsed                             never, by this; bodies and answers have their own
+    busy      a head was parsed                             never, by this: answers have deadlines of their own
+    body      its handler reads the body                    never, but who reads is told after `body_s` (30 s)
     idle      an answer was sent                            `idle_s` (75 s), by aiohttp's keep-alive timer
+    leaving   a refusal was sent, and nothing may follow    `LINGER_S`, or at once when the client closes
+
+A socket that is closed with unread bytes in it is reset, and a reset may overtake the answer. So what a client sends
+after its refusal is taken and dropped for a moment, up to `DROPPED_BYTES`.
 """
 
 import asyncio
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Final, Protocol, cast
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from subak.core.clock import Clock
 from subak.core.deadlines import Deadlines
+from subak.core.errors import RequestError, TooSlow
 from subak.web.problems import status_problem
 
 WRITE_BUFFER_BYTES: Final = 64 * 1024
+UNSENT_BYTES: Final = 64 * 1024
+"""What the kernel takes of us that it can't send yet. By itself it takes up to 4 MB (tcp_wmem) for a client that reads
+nothing, and back-pressure comes as much later."""
 MAX_LINE_BYTES: Final = 128 * 1024
 """The longest request target that is parsed; above `http.max_url_bytes`, so that most 414 are the routes' own."""
 MAX_FIELD_BYTES: Final = 32 * 1024
 """The longest header, its name included."""
+MAX_HEADERS_BYTES: Final = 64 * 1024
+"""What all headers of a request may have together."""
+MAX_HEAD_BYTES: Final = MAX_LINE_BYTES + 2 * MAX_HEADERS_BYTES
+"""What is taken of a head that doesn't end."""
+DROPPED_BYTES: Final = 256 * 1024
+LINGER_S: Final = 1.0
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
-_FULL_BODY: Final = b'{"type":"about:blank","title":"Service Unavailable","status":503}'
-_FULL: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nConnection: close\r\n"
-    b"Content-Type: application/problem+json\r\nContent-Length: %d\r\n\r\n%b"
-) % (len(_FULL_BODY), _FULL_BODY)
+
+
+def _spell(status: HTTPStatus, headers: bytes = b"") -> bytes:
+    """Give an answer for where no handler runs."""
+    body = b'{"type":"about:blank","title":"%b","status":%d}' % (status.phrase.encode(), status)
+    return (
+        b"HTTP/1.1 %d %b\r\n%bConnection: close\r\nContent-Type: application/problem+json\r\n"
+        b"Content-Length: %d\r\n\r\n%b"
+    ) % (status, status.phrase.encode(), headers, len(body), body)
+
+
+_FULL: Final = _spell(HTTPStatus.SERVICE_UNAVAILABLE, b"Retry-After: 2\r\n")
+_HEAD_TOO_LARGE: Final = _spell(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
 
 class Writer(Protocol):
@@ -58,6 +83,7 @@ class ConnectionTimes(msgspec.Struct, frozen=True):
 
     unacknowledged_s: float
     head_s: float = 10.0
+    body_s: float = 30.0
     idle_s: float = 75.0
 
 
@@ -84,13 +110,25 @@ class Door:
 class _Phase(Enum):
     HEAD = auto()
     BUSY = auto()
+    BODY = auto()
     IDLE = auto()
+    LEAVING = auto()
 
 
 class Connection(RequestHandler):
     """aiohttp's protocol, which tells `writer` what happens to the connection."""
 
-    __slots__ = ("_door", "_is_refused", "_phase", "writer")
+    __slots__ = (
+        "_body",
+        "_door",
+        "_dropped_bytes",
+        "_gone",
+        "_has_parsed",
+        "_head_bytes",
+        "_is_refused",
+        "_phase",
+        "writer",
+    )
 
     def __init__(self, server: web.Server, door: Door, *, loop: asyncio.AbstractEventLoop) -> None:
         """One for each accepted socket."""
@@ -102,11 +140,16 @@ class Connection(RequestHandler):
             auto_decompress=False,
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_FIELD_BYTES,
-            lingering_time=1.0,
+            lingering_time=LINGER_S,
         )
         self._door = door
         self._is_refused = False
         self._phase = _Phase.HEAD
+        self._head_bytes = 0
+        self._has_parsed = False
+        self._body: StreamReader | None = None
+        self._dropped_bytes = 0
+        self._gone = asyncio.Event()
         self.writer: Writer | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -120,12 +163,15 @@ class Connection(RequestHandler):
         self._await_head()
         tcp.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         timeout_ms = max(1000, int(self._door.times.unacknowledged_s * 1000))
-        tcp.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+        raw = tcp.get_extra_info("socket")
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell the writer first: the stream's grace time starts here."""
         if self._is_refused:
             return
+        self._gone.set()
         self._door.open_count -= 1
         self._door.deadlines.forget(self)
         if self.writer is not None:
@@ -136,24 +182,49 @@ class Connection(RequestHandler):
         """Take what was read; the first byte after an answer begins a new head."""
         if self._is_refused:
             return
-        if self._phase is _Phase.IDLE:
+        if self._phase is _Phase.LEAVING or (self._phase is _Phase.IDLE and self._has_unread_body):
+            self._drop(len(data))
+        elif self._phase is _Phase.IDLE:
             self._await_head()
-        super().data_received(data)
+        if self._phase is not _Phase.LEAVING:
+            self._parse(data)
 
-    def head_complete(self) -> None:
-        """A request's head was parsed: its handler has begun."""
+    def head_complete(self, request: web.BaseRequest) -> None:
+        """A request's head was parsed: its handler has begun.
+
+        Raises:
+            web.HTTPException: its headers are too large, or its body has a coding that we don't undo.
+        """
         self._phase = _Phase.BUSY
+        self._body = request.content
+        self._has_parsed = False
+        self._head_bytes = 0
         self._door.deadlines.forget(self)
+        _check_head(request)
+
+    @contextmanager
+    def body_deadline(self) -> Iterator[None]:
+        """Hold the body to its time: reading it raises TooSlow after that."""
+        self._phase = _Phase.BODY
+        self._door.deadlines.watch(self, self._door.clock.monotonic() + self._door.times.body_s)
+        try:
+            yield
+        finally:
+            self._phase = _Phase.BUSY
+            self._door.deadlines.forget(self)
 
     def answer_sent(self) -> None:
         """Its handler is done."""
         if self._phase is _Phase.BUSY:
             self._phase = _Phase.IDLE
+            self._dropped_bytes = 0
 
     def on_deadline(self, now: float) -> None:
-        """Close a connection whose request's head doesn't come."""
+        """Close a connection whose request's head doesn't come, or tell the handler that the body doesn't."""
         del now
-        if self._phase is _Phase.HEAD and self.transport is not None:
+        if self._phase is _Phase.BODY and self._body is not None:
+            self._body.set_exception(TooSlow(f"The body was not complete after {self._door.times.body_s:g} seconds."))
+        elif self._phase in {_Phase.HEAD, _Phase.LEAVING} and self.transport is not None:
             self.transport.abort()
 
     def pause_writing(self) -> None:
@@ -181,25 +252,62 @@ class Connection(RequestHandler):
             status = _status_of(exc)
         elif isinstance(exc, BadHttpMessage) and exc.message == "Too many headers received":
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-        response = status_problem(status)
+        response = LastWord(self, status_problem(status))
         response.headers["Server"] = "subak"  # else aiohttp names itself and its version
-        response.force_close()
         return response
 
     def log_exception(self, *_args: object, **_kwargs: object) -> None:
         """Keep aiohttp's own log lines out: they repeat what the client sent."""
 
-    def abort(self, *, is_framed_by_close: bool) -> None:
+    def abort(self, *, by_reset: bool) -> None:
         """End the connection so that no client takes it for a clean end (PROTOCOL §3).
 
-        A chunked body lacks its last chunk then. A body framed by close would look complete, so that one is reset.
+        A chunked body lacks its last chunk then. A body framed by close would look complete: that one needs a reset,
+        and so does a client that takes nothing, for whom the kernel would go on keeping what was sent.
         """
         transport = self.transport
         if transport is None:
             return
-        if is_framed_by_close:
+        if by_reset:
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
         transport.abort()
+
+    async def leave(self) -> None:
+        """Say no more, drop what still comes, and wait for the client to close; not for long."""
+        self._begin_to_leave()
+        await self._gone.wait()
+
+    @property
+    def _has_unread_body(self) -> bool:
+        return self._body is not None and not self._body.is_eof()
+
+    def _parse(self, data: bytes) -> None:
+        parsed = self._request_count
+        super().data_received(data)
+        if self._request_count > parsed:
+            self._has_parsed = True
+            if self._body is not None and self._has_unread_body:  # no request can follow but one that is none
+                self._body.set_exception(RequestError("The body is malformed."))
+        elif not self._has_parsed and not self._has_unread_body:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and self.transport is not None:
+                self.transport.write(_HEAD_TOO_LARGE)
+                self._begin_to_leave()
+
+    def _drop(self, size_bytes: int) -> None:
+        """Count what nobody will look at; past the bound the rest stays in the kernel, and its window closes."""
+        self._dropped_bytes += size_bytes
+        if self._dropped_bytes > DROPPED_BYTES and self.transport is not None:
+            self._phase = _Phase.LEAVING
+            self.transport.pause_reading()
+
+    def _begin_to_leave(self) -> None:
+        if self.transport is None:
+            return
+        self._phase = _Phase.LEAVING
+        self._dropped_bytes = 0
+        self._door.deadlines.watch(self, self._door.clock.monotonic() + LINGER_S)
+        self.transport.write_eof()
 
     def _await_head(self) -> None:
         self._phase = _Phase.HEAD
@@ -210,6 +318,39 @@ class Connection(RequestHandler):
         self._door.refused += 1
         transport.write(_FULL)
         transport.close()
+
+
+class LastWord(web.Response):
+    """An answer with which the connection ends: to what is no request, or one whose body wasn't read."""
+
+    def __init__(self, connection: Connection, answer: web.Response) -> None:
+        """`answer` is what is said."""
+        super().__init__(status=answer.status, headers=answer.headers, body=answer.body)
+        self.force_close()
+        self._connection = connection
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send the rest, and stay until the client has had time to read it."""
+        await super().write_eof(data)
+        await self._connection.leave()
+
+
+def _check_head(request: web.BaseRequest) -> None:
+    """Refuse what the parser lets through.
+
+    Raises:
+        web.HTTPException: see `Connection.head_complete`.
+    """
+    if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEADERS_BYTES:
+        raise web.HTTPRequestHeaderFieldsTooLarge
+    if is_refused_coding(request):
+        raise web.HTTPBadRequest
+
+
+def is_refused_coding(request: web.BaseRequest) -> bool:
+    """Whether the body has a coding that others may read differently: all but `chunked` in HTTP/1.1 (RFC 9112 §6.1)."""
+    coding = request.headers.get("Transfer-Encoding")
+    return coding is not None and (coding.strip().lower() != "chunked" or request.version < HttpVersion11)
 
 
 def _status_of(error: LineTooLong) -> HTTPStatus:

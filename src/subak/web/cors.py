@@ -30,6 +30,7 @@ ALLOWED_HEADERS: Final = (
     "x-session-id"
 )
 PREFLIGHT_AGE_S: Final = 600
+ALLOWED: Final = "Access-Control-Allow-Origin"
 
 
 class Cors:
@@ -52,7 +53,7 @@ class Cors:
             return {"Vary": "Origin"}
         return {
             "Vary": "Origin",
-            "Access-Control-Allow-Origin": origin,
+            ALLOWED: origin,
             "Access-Control-Allow-Credentials": "true",
             "Access-Control-Expose-Headers": EXPOSED,
         }
@@ -62,7 +63,7 @@ class Cors:
         headers = self.headers(request)
         if "Origin" not in request.headers:
             return web.Response(status=204, headers={"Allow": methods})
-        if "Access-Control-Allow-Origin" not in headers:
+        if ALLOWED not in headers:
             return web.Response(status=403, headers=headers)
         headers |= {
             "Access-Control-Allow-Methods": methods,

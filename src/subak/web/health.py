@@ -1,21 +1,46 @@
-"""Whether the process lives, and whether it wants traffic. Never logged, never limited."""
+"""Whether the process lives, whether it wants traffic, and whether events get through. Never logged, never limited."""
 
-from aiohttp import web
+import asyncio
+from typing import Final
 
+from aiohttp import HttpVersion11, web
+
+from subak.core.envelope import encode_heartbeat
 from subak.relay.hub import Hub
-from subak.web.problems import json_response
+from subak.web.problems import json_response, status_problem
+from subak.web.send import STREAM_HEADERS, EventStreamResponse
+
+PROBE_EVENTS: Final = 3
+PROBE_GAP_S: Final = 1.0
+"""How far apart a probe's events are sent."""
+MAX_PROBES: Final = 16
+"""Probes at one time; further ones get 503. Each takes two seconds."""
 
 
 class HealthRoutes:
-    """`/livez` and `/readyz`."""
+    """`/livez`, `/livez/stream` and `/readyz`."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        self._probes = 0
 
     async def live(self, request: web.Request) -> web.Response:
         """The event loop runs: 200."""
         del request
         return json_response({"status": "ok"})
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """Three heartbeats, a second apart, then a clean end: for `subak doctor`, which measures the gaps.
+
+        It is no stream: it asks nothing, has no id, and can't be resumed.
+        """
+        if self._probes >= MAX_PROBES:
+            return status_problem(503, headers={"Retry-After": "2"})
+        self._probes += 1
+        try:
+            return await self._send_probe(request)
+        finally:
+            self._probes -= 1
 
     async def ready(self, request: web.Request) -> web.Response:
         """New streams are welcome: 200; 503 while draining. `?verbose` tells more."""
@@ -24,3 +49,20 @@ class HealthRoutes:
         if "verbose" in request.query:
             body |= {"live_streams": self._hub.live_count, "readers": self._hub.reader_count}
         return json_response(body, status=200 if is_ready else 503)
+
+    async def _send_probe(self, request: web.Request) -> web.StreamResponse:
+        response = EventStreamResponse(headers=STREAM_HEADERS)
+        if request.version < HttpVersion11:
+            response.force_close()
+        try:
+            await response.prepare(request)
+            await response.write(b": ok\n" + self._heartbeat(1))
+            for number in range(2, PROBE_EVENTS + 1):
+                await asyncio.sleep(PROBE_GAP_S)
+                await response.write(self._heartbeat(number))
+        except ConnectionError:  # the client has gone
+            return response
+        return response
+
+    def _heartbeat(self, number: int) -> bytes:
+        return encode_heartbeat(number, self._hub.clock.time_ms())

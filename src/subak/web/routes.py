@@ -10,8 +10,8 @@ from subak.core.errors import SubakError
 from subak.core.facts import Crashed, Observer, Refused
 from subak.relay.crash import crash_site
 from subak.web.chat import ChatRoute, keep_native_headers
-from subak.web.connection import Connection
-from subak.web.cors import Cors
+from subak.web.connection import Connection, LastWord
+from subak.web.cors import ALLOWED, Cors
 from subak.web.demo import DemoRoutes
 from subak.web.health import HealthRoutes
 from subak.web.problems import problem_response, status_problem
@@ -47,6 +47,7 @@ def routes(handlers: Handlers) -> list[tuple[str, str, Handler]]:
         ("DELETE", STREAM, streams.stop),
         ("GET", "/v1/features", streams.features),
         ("GET", "/livez", health.live),
+        ("GET", "/livez/stream", health.stream),
         ("GET", "/readyz", health.ready),
         ("GET", "/", demo.home),
         ("GET", "/demo", demo.page),
@@ -65,6 +66,7 @@ def make_app(handlers: Handlers, cors: Cors, observer: Observer) -> web.Applicat
         app.router.add_route("OPTIONS", path, _preflight(cors, ", ".join([*allowed, "OPTIONS"])))
     app.on_response_prepare.append(add_cors_headers)
     app.on_response_prepare.append(keep_native_headers)
+    app.on_response_prepare.append(close_after_oddities)
     return app
 
 
@@ -89,10 +91,18 @@ def _outer(cors: Cors, observer: Observer) -> Middleware:
     async def outer(request: web.Request, handler: Handler) -> web.StreamResponse:
         connection = request.protocol
         assert isinstance(connection, Connection), "the server makes our own connections"
-        connection.head_complete()
-        if request.path != CHAT:
-            request[CORS_HEADERS] = cors.headers(request)
+        headers = cors.headers(request)
+        if request.path != CHAT or ALLOWED in headers:  # nothing is added to /chat unless a page was allowed by name
+            request[CORS_HEADERS] = headers
+        response = await answer(connection, request, handler)
+        connection.answer_sent()
+        if isinstance(response, web.Response) and not request.content.is_eof():
+            return LastWord(connection, response)
+        return response
+
+    async def answer(connection: Connection, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
+            connection.head_complete(request)
             return await handler(request)
         except SubakError as error:
             observer.notify(Refused(_route_name(request), request.method, error.http_status, error.code))
@@ -105,8 +115,6 @@ def _outer(cors: Cors, observer: Observer) -> Middleware:
         except Exception as error:  # noqa: BLE001 - the root of a request: the caller gets a problem, the operator the place
             observer.notify(Crashed(type(error).__name__, crash_site(error)))
             return status_problem(500)
-        finally:
-            connection.answer_sent()
 
     return outer
 
@@ -114,8 +122,18 @@ def _outer(cors: Cors, observer: Observer) -> Middleware:
 async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Add what the request's Origin calls for (an `on_response_prepare` signal)."""
     headers = request.get(CORS_HEADERS)
-    if headers is not None:
+    if headers is not None and ALLOWED not in response.headers:  # the backend of /chat may have answered for itself
         response.headers.update(headers)
+
+
+async def close_after_oddities(request: web.Request, response: web.StreamResponse) -> None:
+    """Let no request follow one whose body wasn't read (an `on_response_prepare` signal).
+
+    Nor one with `Upgrade`: the parser drops what came behind it in the same read (aiohttp 3.14.5).
+    """
+    if "Upgrade" in request.headers or not request.content.is_eof():
+        response.headers["Connection"] = "close"
+        response.force_close()
 
 
 CORS_HEADERS: Final = web.RequestKey("cors_headers", dict)

@@ -79,9 +79,11 @@ async def _send_reading(request: web.BaseRequest, reading: Reading, headers: dic
         await response.prepare(request)
         await response.write(encode_preface(reading.retry_ms) + await reading.first_frames())
     except ConnectionError:
+        reading.miss()
         return response
     transport = connection.transport
     if transport is None:
+        reading.miss()
         return response
     outlet = (ChunkedOutlet if is_chunked else PlainOutlet)(connection, transport)
     connection.writer = reading.subscriber
@@ -91,5 +93,5 @@ async def _send_reading(request: web.BaseRequest, reading: Reading, headers: dic
     finally:
         connection.writer = None
         if departure is not Departure.COMPLETED:  # a defect of ours included: nothing but a terminal event ends cleanly
-            connection.abort(is_framed_by_close=not is_chunked)
+            connection.abort(by_reset=not is_chunked or departure is Departure.SLOW_READER)
     return response
