@@ -244,6 +244,7 @@ class FakeOutlet:
         self.is_writable = True
         self.is_lost = False
         self.spoke_at = clock.monotonic()
+        self.blocked_at: float | None = None
         self.writes = self.writes_while_blocked = 0
         self._subscriber = subscriber
         self._clock = clock
@@ -285,6 +286,7 @@ class FakeOutlet:
         self.waiting.clear()
         if not self.is_writable:
             self.is_writable = True
+            self.blocked_at = None
             self.spoke_at = self._clock.monotonic()
             self._subscriber.on_writable()
 
@@ -297,6 +299,7 @@ class FakeOutlet:
 
     def _fill(self) -> None:
         self.is_writable = False
+        self.blocked_at = self._clock.monotonic()
         self._subscriber.on_blocked()
 
 

@@ -6,13 +6,13 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
 from subak import __version__
 from subak.answering import open_answerer, pace_ms
-from subak.app import Gateway
+from subak.app import OUT_OF_DESCRIPTORS, Gateway
 from subak.clocks import SystemClock
 from subak.core.facts import Observer
 from subak.knowledge.index import Holdings, LibraryError
@@ -74,11 +74,22 @@ def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(settings: Settings, observer: Observer, reload: Reload, *, demo: bool) -> None:
+    asyncio.get_running_loop().set_exception_handler(_report)
     signals = _Signals()
     async with Gateway(settings, observer) as gateway:
         _greet(gateway, demo=demo)
         await _until_first(signals.first.wait(), _reload_on(signals.reload, gateway, reload))
         await _until_first(gateway.drain(), signals.second.wait())
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Let the loop report what it caught.
+
+    That descriptors ran out is told by a fact; asyncio would tell it a thousand times a second (CPython 3.11).
+    """
+    error = context.get("exception")
+    if not (isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS):
+        loop.default_exception_handler(context)
 
 
 async def _reload_on(wanted: asyncio.Event, gateway: Gateway, reload: Reload) -> None:

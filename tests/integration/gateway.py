@@ -201,10 +201,17 @@ def _is_socket(number: int) -> bool:
 @asynccontextmanager
 async def process(*arguments: str, **environment: str) -> AsyncIterator["Process"]:
     """Run `python -m subak …` with free ports; killed at the end, if it still runs."""
+    async with spawned([sys.executable, "-m", "subak", *arguments], environment) as started:
+        yield started
+
+
+@asynccontextmanager
+async def spawned(command: list[str], environment: dict[str, str]) -> AsyncIterator["Process"]:
+    """Run a command that becomes `subak`, as `process` does."""
     with tempfile.TemporaryDirectory(prefix="subak-test-") as state_dir:
         settings = {"SUBAK_STATE_DIR": state_dir, "SUBAK_SERVER__PORT": "0", "SUBAK_KNOWLEDGE__PACE_MS": "0"}
         started = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "subak", *arguments),
+            *command,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=child_environment(**(settings | environment)),

@@ -238,8 +238,9 @@ async def test_c25_a_client_that_leaves_while_the_upstream_is_silent_ends_its_wo
 
 
 async def ended_stream(gateway: Running) -> str:
-    """Ask the question to its end; give the stream's id."""
-    await ask(gateway, "GET", question_url())
+    """Let a question be answered to its end with nobody listening; give the stream's id."""
+    assert (await post(gateway, "/v1/streams", {"query": "x"})).status == 201
+    await gateway.observer.ended()
     return gateway.observer.of(StreamOpened)[0].stream_id
 
 

@@ -148,10 +148,12 @@ async def test_c33_http_1_0_gets_its_stream_framed_by_close(gateway: Running, co
     assert text_of(answer.frames) == "Ciao mondo"
 
 
-@pytest.mark.parametrize("version", ["0.9", "1.2", "2.0", "9.9"])
-async def test_c33_other_versions_are_refused(gateway: Running, upstream: ScriptedUpstream, version: str) -> None:
-    raw = f"GET {question_url()} HTTP/{version}\r\nHost: a\r\n\r\n".encode()
-    assert (await answered(gateway, raw)).status == 400
+@pytest.mark.parametrize(("version", "status"), [("0.9", 505), ("1.2", 400), ("2.0", 505), ("9.9", 400)])
+async def test_c33_other_versions_are_refused(
+    gateway: Running, upstream: ScriptedUpstream, version: str, status: int
+) -> None:
+    raw = f"GET {question_url()} HTTP/{version}\r\nHost: a\r\nConnection: close\r\n\r\n".encode()
+    assert (await answered(gateway, raw)).status == status
     assert_started_nothing(gateway, upstream)
 
 
@@ -362,6 +364,7 @@ BOMBS: Final = {
 }
 
 
+@ONE_LOOP
 @pytest.mark.parametrize("name", BOMBS)
 async def test_c35_too_large_a_head_is_refused_and_its_sender_can_read_why(
     gateway: Running, upstream: ScriptedUpstream, name: str
@@ -378,8 +381,16 @@ async def test_c35_too_large_a_head_is_refused_and_its_sender_can_read_why(
 # --- 36: too much body ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("framing", [b"Content-Length: 100000000\r\n", TE])
-@pytest.mark.parametrize("target", [CHAT_STREAM, "/v1/streams", "/livez", "/nothing/here"])
+@ONE_LOOP
+@pytest.mark.parametrize(
+    ("target", "framing"),
+    [
+        (CHAT_STREAM, b"Content-Length: 100000000\r\n"),
+        (CHAT_STREAM, TE),
+        ("/livez", TE),
+        ("/nothing/here", b"Content-Length: 100000000\r\n"),
+    ],
+)
 async def test_c36_a_body_of_100_mb_is_refused_without_being_taken(
     gateway: Running, upstream: ScriptedUpstream, target: str, framing: bytes
 ) -> None:
@@ -389,9 +400,8 @@ async def test_c36_a_body_of_100_mb_is_refused_without_being_taken(
     async with Client.connect(gateway.url) as client:
         client.expect("POST")
         sent_bytes = 0
-        sending = asyncio.timeout(PATIENCE_S)
         try:
-            async with sending:
+            async with asyncio.timeout(PATIENCE_S):
                 await client.send(asking(framing, b"", target=target.encode()))
                 while sent_bytes < 100_000_000:
                     await client.send(piece)

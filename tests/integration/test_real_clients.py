@@ -1,6 +1,7 @@
 """Clients that people use, unmodified, over real sockets: the whole text once, one end, and one question."""
 
 import asyncio
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -11,11 +12,15 @@ from subak.testing_toxic import Cut, How, Line
 from tests.integration.clients import (
     COMES_BACK_BY_ITSELF,
     FOLLOWERS,
+    Exited,
     Followed,
     assert_saw_all_once,
     curl,
     last_cursor,
+    program,
     proxy_before,
+    read,
+    run,
     seqs_of,
 )
 from tests.integration.gateway import DONE, Running, question_url, running
@@ -25,6 +30,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(40)]
 
 WORDS: Final = tuple(f"parola-{number} " for number in range(60))
 TEXT: Final = "".join(WORDS)
+PROTOCOL: Final = Path(__file__).parents[2] / "docs" / "PROTOCOL.md"
 QUICK_RETRY: Final[dict[str, Any]] = {"SUBAK_STREAM__RETRY_MIN_MS": "10", "SUBAK_STREAM__RETRY_MAX_MS": "30"}
 
 every_client = pytest.mark.parametrize("client", FOLLOWERS)
@@ -141,3 +147,35 @@ async def test_curl_ends_with_18_when_a_connection_is_aborted_and_resumes_by_han
         at_end = await curl("--include", "--header", f"Last-Event-ID: {last_cursor(rest.out)}", url)
         assert at_end.out.startswith(b"HTTP/1.1 204 ")
         assert upstream.questions == 1
+
+
+async def test_the_documented_commands_resume_an_answer_by_hand(tmp_path: Path) -> None:
+    """The console block of docs/PROTOCOL.md, "Resuming by hand", as it stands there."""
+    gate = asyncio.Event()
+    script = [Head(), *words("Ciao ", "bella "), Gate(gate), *words("Bali"), DONE, End()]
+    async with (
+        ScriptedUpstream(script) as upstream,
+        running(upstream, clock=FakeClock(), SUBAK_STREAM__MAX_CONNECTION_AGE_S="10") as gateway,
+    ):
+        first, *others = [command.replace("http://127.0.0.1:8080", gateway.url) for command in documented_commands()]
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(shell(first, tmp_path))
+            await gateway.observer.wait_for(ReaderAttached)
+            await upstream.wait_questions(1)
+            gateway.pass_time(10)
+        assert "curl: (18)" in asking.result().err
+        gate.set()
+        await gateway.observer.ended()
+        assert (await shell("\n".join(others), tmp_path)).code == 0
+        assert_saw_all_once(Followed(read((tmp_path / "answer.txt").read_bytes())), "Ciao bella Bali")
+        assert upstream.questions == 1
+
+
+def documented_commands() -> list[str]:
+    section = PROTOCOL.read_text(encoding="utf-8").partition("### Resuming by hand")[2]
+    block = section.partition("```console\n")[2].partition("```")[0]
+    return [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
+
+
+async def shell(commands: str, folder: Path) -> Exited:
+    return await run(program("bash"), "-c", f"cd {folder}\n{commands}")

@@ -75,6 +75,16 @@ class Crashed(msgspec.Struct, frozen=True):
     where: str
 
 
+class DescriptorsExhausted(msgspec.Struct, frozen=True):
+    """No file descriptor is left, of `limit`: new connections wait or are dropped, and no upstream can be reached."""
+
+    limit: int
+
+
+class DescriptorsFreed(msgspec.Struct, frozen=True):
+    """There are file descriptors again."""
+
+
 class ProcessStarted(msgspec.Struct, frozen=True):
     """The gateway listens."""
 
@@ -103,6 +113,8 @@ Fact = (
     | StopRequested
     | Refused
     | Crashed
+    | DescriptorsExhausted
+    | DescriptorsFreed
     | ProcessStarted
     | DrainStarted
     | DrainEnded

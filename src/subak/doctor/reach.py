@@ -78,7 +78,8 @@ def unreachable(error: OSError) -> Advice:
             seen = f"its certificate isn't accepted: {error.verify_message}"
             return Advice(seen, "have it trusted: SUBAK_UPSTREAM__CA_FILE for an upstream, SSL_CERT_FILE for --url")
         case ssl.SSLError():
-            seen = f"the TLS handshake fails: {getattr(error, 'reason', None) or error.strerror}"  # no reason: not from OpenSSL
+            why = getattr(error, "reason", None) or error.strerror  # only OpenSSL's own errors have a reason
+            seen = f"the TLS handshake fails: {why}"
             return Advice(seen, "is it https at all? The URL may want http://")
         case socket.gaierror():
             return Advice(f"its name isn't resolved: {error.strerror}", "correct the host, or this machine's resolver")

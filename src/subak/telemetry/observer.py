@@ -6,7 +6,7 @@ import msgspec
 import structlog
 
 from subak.core.digests import digest_name
-from subak.core.facts import Crashed, Fact, ReaderAttached, ReaderLeft, Refused, StreamEnded
+from subak.core.facts import Crashed, DescriptorsExhausted, Fact, ReaderAttached, ReaderLeft, Refused, StreamEnded
 from subak.telemetry.logs import LEVELS
 
 
@@ -32,7 +32,7 @@ class LogObserver:
 
 def _level(fact: Fact) -> int:
     match fact:
-        case Crashed():
+        case Crashed() | DescriptorsExhausted():
             return LEVELS["error"]
         case ReaderAttached(is_resume=False) | ReaderLeft(departure="completed"):
             return LEVELS["debug"]

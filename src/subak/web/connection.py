@@ -9,7 +9,7 @@ kernel (TCP_USER_TIMEOUT).
     head      its start, or the first byte after an answer  `head_s` (10 s): slow heads hold no place for ever
     busy      a head was parsed                             never, by this: answers have deadlines of their own
     body      its handler reads the body                    never, but who reads is told after `body_s` (30 s)
-    idle      an answer was sent                            `idle_s` (75 s), by aiohttp's keep-alive timer
+    idle      an answer was sent                            `idle_s` (75 s) without a further byte
     leaving   a refusal was sent, and nothing may follow    `LINGER_S`, or at once when the client closes
 
 A socket that is closed with unread bytes in it is reset, and a reset may overtake the answer. So what a client sends
@@ -135,7 +135,7 @@ class Connection(RequestHandler):
         super().__init__(
             server,
             loop=loop,
-            keepalive_timeout=door.times.idle_s,
+            keepalive_timeout=2 * door.times.idle_s,  # ours comes first
             access_log=None,  # type: ignore[arg-type]  # aiohttp takes None for "no access log"
             auto_decompress=False,
             max_line_size=MAX_LINE_BYTES,
@@ -193,7 +193,7 @@ class Connection(RequestHandler):
         """A request's head was parsed: its handler has begun.
 
         Raises:
-            web.HTTPException: its headers are too large, or its body has a coding that we don't undo.
+            web.HTTPException: its version isn't 1.x, its headers are too large, or its body's framing is ambiguous.
         """
         self._phase = _Phase.BUSY
         self._body = request.content
@@ -215,16 +215,17 @@ class Connection(RequestHandler):
 
     def answer_sent(self) -> None:
         """Its handler is done."""
-        if self._phase is _Phase.BUSY:
+        if self._phase is _Phase.BUSY and self.transport is not None:
             self._phase = _Phase.IDLE
             self._dropped_bytes = 0
+            self._door.deadlines.watch(self, self._door.clock.monotonic() + self._door.times.idle_s)
 
     def on_deadline(self, now: float) -> None:
-        """Close a connection whose request's head doesn't come, or tell the handler that the body doesn't."""
+        """Close a connection from which no head comes, or tell the handler that the body doesn't."""
         del now
         if self._phase is _Phase.BODY and self._body is not None:
             self._body.set_exception(TooSlow(f"The body was not complete after {self._door.times.body_s:g} seconds."))
-        elif self._phase in {_Phase.HEAD, _Phase.LEAVING} and self.transport is not None:
+        elif self._phase is not _Phase.BUSY and self.transport is not None:
             self.transport.abort()
 
     def pause_writing(self) -> None:
@@ -341,6 +342,8 @@ def _check_head(request: web.BaseRequest) -> None:
     Raises:
         web.HTTPException: see `Connection.head_complete`.
     """
+    if request.version.major != 1:
+        raise web.HTTPVersionNotSupported
     if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEADERS_BYTES:
         raise web.HTTPRequestHeaderFieldsTooLarge
     if is_refused_coding(request):

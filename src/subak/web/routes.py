@@ -10,7 +10,7 @@ from subak.core.errors import SubakError
 from subak.core.facts import Crashed, Observer, Refused
 from subak.relay.crash import crash_site
 from subak.web.chat import ChatRoute, keep_native_headers
-from subak.web.connection import Connection, LastWord
+from subak.web.connection import Connection, LastWord, is_refused_coding
 from subak.web.cors import ALLOWED, Cors
 from subak.web.demo import DemoRoutes
 from subak.web.health import HealthRoutes
@@ -127,11 +127,12 @@ async def add_cors_headers(request: web.Request, response: web.StreamResponse) -
 
 
 async def close_after_oddities(request: web.Request, response: web.StreamResponse) -> None:
-    """Let no request follow one whose body wasn't read (an `on_response_prepare` signal).
+    """Let no request follow one whose body wasn't read, or whose end two parties may see differently.
 
-    Nor one with `Upgrade`: the parser drops what came behind it in the same read (aiohttp 3.14.5).
+    Nor one with `Upgrade`: the parser drops what came behind it in the same read (aiohttp 3.14.5). An
+    `on_response_prepare` signal.
     """
-    if "Upgrade" in request.headers or not request.content.is_eof():
+    if "Upgrade" in request.headers or is_refused_coding(request) or not request.content.is_eof():
         response.headers["Connection"] = "close"
         response.force_close()
 

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from subak.core.deadlines import Deadlines
 from subak.core.events import Ending
 from subak.core.question import Question
-from subak.testing import End, FakeClock, Frame, Head, RecordingSink, Step
+from subak.testing import PATIENCE_S, End, FakeClock, Frame, Head, RecordingSink, Step
 from subak.upstream.http1 import Http1Exchange, Http1Limits
 from subak.upstream.openai import OpenAiTarget, OpenAiUpstream
+from tests.integration.upstream.asking import until
 
 QUESTION = Question("What is a KITAS?")
 LIMITS = Http1Limits(first_byte_timeout_s=60, idle_timeout_s=120)
@@ -31,9 +32,11 @@ ANSWER: list[Step] = [Head(), delta("Ciao "), delta("mondo"), delta(None, "stop"
 class ModelAsker:
     """An upstream of chat completions and its time."""
 
-    def __init__(self, upstream: OpenAiUpstream, clock: FakeClock) -> None:
+    def __init__(self, upstream: OpenAiUpstream, clock: FakeClock, patience_s: float) -> None:
+        """`patience_s`: how long, in real seconds, an ending is waited for."""
         self.upstream = upstream
         self.clock = clock
+        self.patience_s = patience_s
         self.sinks: list[RecordingSink] = []
 
     async def open(self, question: Question = QUESTION) -> tuple[Http1Exchange, RecordingSink]:
@@ -45,12 +48,20 @@ class ModelAsker:
     async def ask(self, question: Question = QUESTION) -> tuple[RecordingSink, Ending]:
         """Ask, and wait for the end."""
         _, sink = await self.open(question)
-        return sink, await sink.wait_ended()
+        return sink, await sink.wait_ended(self.patience_s)
+
+    async def wait_idle(self, count: int) -> None:
+        """Return once that many connections are kept."""
+        await until(lambda: self.upstream.client.idle_connections == count)
 
 
 @asynccontextmanager
 async def asking_model(
-    target: OpenAiTarget | str, *, limits: Http1Limits = LIMITS, max_event_bytes: int = 256 * 1024
+    target: OpenAiTarget | str,
+    *,
+    limits: Http1Limits = LIMITS,
+    max_event_bytes: int = 256 * 1024,
+    patience_s: float = PATIENCE_S,
 ) -> AsyncIterator[ModelAsker]:
     """Make an asker; at the end nothing may be watched any more, and no sink may have heard two endings."""
     deadlines = Deadlines()
@@ -64,7 +75,7 @@ async def asking_model(
             limits=limits,
             max_event_bytes=max_event_bytes,
         )
-        asker = ModelAsker(upstream, clock)
+        asker = ModelAsker(upstream, clock, patience_s)
         try:
             yield asker
         finally:

@@ -101,7 +101,7 @@ async def test_questions_share_a_connection() -> None:
     async with ScriptedUpstream(ANSWER) as server, asking_model(server.url) as asker:
         for _ in range(3):
             await asker.ask()
-            await until(lambda: asker.upstream.client.idle_connections == 1)
+            await asker.wait_idle(1)
         assert len(server.connections) == 1
 
 

@@ -174,8 +174,9 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
         [chunk({"content": "a"}, "stop", usage=USAGE), chunk({}, usage=None)],
         [chunk({"content": "a"}, usage={"prompt_tokens": 3, "completion_tokens": 1}), chunk({}, "stop", usage=USAGE)],
         [json.dumps({"usage": USAGE}), chunk({"content": "a"}, "stop")],
+        [chunk({"content": "a"}, "stop", usage=USAGE), chunk({}, usage={}), chunk({}, usage="none")],
     ],
-    ids=["chunk of its own", "last choice", "with the text", "in every chunk", "before, without choices"],
+    ids=["chunk of its own", "last choice", "with the text", "in every chunk", "without choices", "before empty ones"],
 )
 def test_usage_is_taken_wherever_it_stands(datas: list[str]) -> None:
     reading = Reading().data(*datas, DONE)
@@ -346,6 +347,11 @@ def test_surrogates_in_the_account_are_replaced() -> None:
 def test_events_before_one_that_is_too_large_are_kept() -> None:
     reading = Reading(max_event_bytes=200).feed(f"data: {token('a')}\n\ndata: {'x' * 300}\n\n".encode())
     assert (reading.tokens, reading.ending) == (["a"], Failed(ErrorCode.EVENT_TOO_LARGE, "max_line_bytes"))
+
+
+def test_half_a_character_before_one_that_is_too_large_is_not_lost() -> None:
+    reading = Reading(max_event_bytes=200).data(token("a\ud83d")).feed(b"data: " + b"x" * 300)
+    assert (reading.tokens, reading.ending) == (["a", "\ufffd"], Failed(ErrorCode.EVENT_TOO_LARGE, "max_line_bytes"))
 
 
 def test_an_ending_before_one_that_is_too_large_holds() -> None:

@@ -171,8 +171,9 @@ def test_headers_say_what_is_sent_and_wanted_and_who_asks() -> None:
     }
 
 
-def test_settings_may_name_another_user_agent_in_any_case() -> None:
-    headers = OpenAiRequests(OpenAiTarget(url=URL, headers={"user-agent": "other"})).headers("application/json")
+@pytest.mark.parametrize("name", ["user-agent", "User-Agent", "USER-AGENT"])
+def test_settings_may_name_another_user_agent(name: str) -> None:
+    headers = OpenAiRequests(OpenAiTarget(url=URL, headers={name: "other"})).headers("application/json")
     assert [value for name, value in headers.items() if name.lower() == "user-agent"] == ["other"]
 
 
