@@ -306,9 +306,25 @@ def check_steps() -> list[Step]:
     ]
 
 
+def install_tools() -> None:
+    """Install the programs that the tests start: servers, browsers, clients of other languages."""
+    install_debian_packages()
+    install_node_packages()
+    install_litellm()
+
+
+def install_litellm() -> None:
+    """Install LiteLLM, which the tests put the gateway in front of, into an environment of its own, once."""
+    run_in_turn([Step("install LiteLLM", (sys.executable, "-m", "tests.litellm"))])
+
+
 def run_tests(profile: str, arguments: Sequence[str]) -> int:
-    """Run pytest in the open, so that its own closing line comes last. Returns: its exit code."""
-    command = (str(BIN / "python"), "-m", "pytest", *arguments)
+    """Run pytest in the open, so that its own closing line comes last. Returns: its exit code.
+
+    Two workers, each with whole files: many tests wait for sockets, and fixtures of a file are made once.
+    """
+    workers = () if {"-n", "--numprocesses"} & set(arguments) else ("-n", "2", "--dist", "loadfile")
+    command = (str(BIN / "python"), "-m", "pytest", *workers, *arguments)
     environment = {**os.environ, "SUBAK_TEST_PROFILE": profile}
     return subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
 
@@ -365,16 +381,14 @@ def check(_arguments: Sequence[str] = ()) -> int:
 def test(arguments: Sequence[str]) -> int:
     """Check, install what else the tests need, then run every test."""
     check()
-    install_debian_packages()
-    install_node_packages()
+    install_tools()
     return run_tests("default", arguments)
 
 
 def soak(arguments: Sequence[str]) -> int:
     """Run every test with its full counts."""
     install_for_development()
-    install_debian_packages()
-    install_node_packages()
+    install_tools()
     return run_tests("soak", [f"--timeout={SOAK_TIMEOUT_S}", *arguments])
 
 

@@ -3,11 +3,13 @@
 import asyncio
 import random
 import ssl
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final, NamedTuple
 
 import aiohttp
+import msgspec
 
 from subak import __version__
 from subak.core.breaker import BreakerPolicy
@@ -23,9 +25,12 @@ from subak.upstream.base import Upstream
 from subak.upstream.embedded import EmbeddedUpstream
 from subak.upstream.failover import FailoverUpstream
 from subak.upstream.http1 import Http1Limits, parse_base_url, tls_context
+from subak.upstream.openai import OpenAiTarget, OpenAiUpstream
+from subak.upstream.openai_chat import OpenAiChat
 from subak.upstream.rag import RagBounds, RagTarget, RagUpstream
 from subak.web.chat import EmbeddedChat, ProxiedChat
 
+USER_AGENT: Final = f"subak/{__version__}"
 ChatBackend = EmbeddedChat | ProxiedChat
 
 _CHAT_FIELD_BYTES: Final = 64 * 1024
@@ -66,13 +71,15 @@ async def open_answering(settings: Settings, around: Surroundings) -> Answering:
         OSError: a certificate can't be read.
     """
     async with AsyncExitStack() as stack:
-        if settings.upstream.chosen_kind == "embedded" or settings.upstream.url is None:
+        chosen = settings.upstream
+        if chosen.chosen_kind == "embedded" or chosen.url is None:
             answerer, index = await open_answerer(settings, stack)
             upstream = EmbeddedUpstream(answerer, tasks=around.tasks, clock=around.clock, pace_ms=pace_ms(settings))
             stack.push_async_callback(upstream.close)
             chat = EmbeddedChat(partial(chat_embedded, answerer))
             return Answering(upstream, chat, stack.pop_all(), index.holdings)
-        return await _open_rag(settings, settings.upstream.url, around, stack)
+        opener = _open_openai if chosen.chosen_kind == "openai" else _open_rag
+        return await opener(settings, (chosen.url, *chosen.fallback_urls), around, stack)
 
 
 async def open_answerer(settings: Settings, stack: AsyncExitStack) -> tuple[Answerer, Index]:
@@ -96,25 +103,19 @@ def pace_ms(settings: Settings) -> float:
     return settings.knowledge.pace_ms if settings.llm.url is None else 0.0
 
 
-async def _open_rag(settings: Settings, url: str, around: Surroundings, stack: AsyncExitStack) -> Answering:
+async def _open_rag(
+    settings: Settings, urls: tuple[str, ...], around: Surroundings, stack: AsyncExitStack
+) -> Answering:
     """Several backends fail over to one another; `/chat` is the first one's alone, unchanged."""
     chosen = settings.upstream
     ssl_context = _ssl_context(chosen)
-    urls = (url, *chosen.fallback_urls)
-    backends = [_rag_upstream(chosen, each, around, ssl_context) for each in urls]
-    names = [parse_base_url(each)[0].authority for each in urls]
-    upstream = FailoverUpstream(
-        tuple(zip(names, backends, strict=True)),
-        policy=BreakerPolicy(chosen.breaker_failures, chosen.breaker_rest_s),
-        clock=around.clock,
-        tasks=around.tasks,
-        chance=random.random,
-    )
+    backends = [_rag_upstream(chosen, url, around, ssl_context) for url in urls]
+    upstream = _failing_over(chosen, urls, backends, around)
     stack.push_async_callback(upstream.close)
     session = await stack.enter_async_context(_chat_session(chosen, ssl_context))
     chat = ProxiedChat(
         session,
-        url,
+        urls[0],
         backends[0].credentials,
         first_byte_timeout_s=chosen.first_byte_timeout_s,
         idle_timeout_s=chosen.idle_timeout_s,
@@ -123,39 +124,114 @@ async def _open_rag(settings: Settings, url: str, around: Surroundings, stack: A
     return Answering(upstream, chat, stack.pop_all())
 
 
+async def _open_openai(
+    settings: Settings, urls: tuple[str, ...], around: Surroundings, stack: AsyncExitStack
+) -> Answering:
+    """As `_open_rag`; `/chat` asks the first server for a whole answer and gives it in the RAG backend's shape."""
+    chosen = settings.upstream
+    ssl_context = _ssl_context(chosen)
+    prompt = await _system_prompt(chosen)
+    servers = [_openai_upstream(chosen, url, prompt, around, ssl_context) for url in urls]
+    upstream = _failing_over(chosen, urls, servers, around)
+    stack.push_async_callback(upstream.close)
+    session = await stack.enter_async_context(_chat_session(chosen, ssl_context))
+    whole_answer_s = chosen.first_byte_timeout_s + chosen.idle_timeout_s
+    chat = OpenAiChat(session, servers[0].requests, clock=around.clock, timeout_s=whole_answer_s)
+    return Answering(upstream, EmbeddedChat(chat.answer), stack.pop_all())
+
+
+def _failing_over(
+    settings: UpstreamSettings, urls: Sequence[str], upstreams: Sequence[Upstream], around: Surroundings
+) -> FailoverUpstream:
+    names = [parse_base_url(url)[0].authority for url in urls]
+    return FailoverUpstream(
+        tuple(zip(names, upstreams, strict=True)),
+        policy=BreakerPolicy(settings.breaker_failures, settings.breaker_rest_s),
+        clock=around.clock,
+        tasks=around.tasks,
+        chance=random.random,
+    )
+
+
 def _rag_upstream(
     settings: UpstreamSettings, url: str, around: Surroundings, ssl_context: ssl.SSLContext | None
 ) -> RagUpstream:
-    headers = {name: secret.reveal() for name, secret in settings.headers.items()}
-    if settings.key is not None:
-        headers["Authorization"] = f"Bearer {settings.key.reveal()}"
     target = RagTarget(
         url=url,
         method=settings.method,
-        headers=headers,
+        headers=_headers(settings),
         token_file=settings.token_file,
         ssl_context=ssl_context,
-        user_agent=f"subak/{__version__}",
-    )
-    limits = Http1Limits(
-        connect_timeout_s=settings.connect_timeout_s,
-        first_byte_timeout_s=settings.first_byte_timeout_s,
-        idle_timeout_s=settings.idle_timeout_s,
-        max_idle_connections=settings.max_idle_connections,
+        user_agent=USER_AGENT,
     )
     return RagUpstream(
         target,
         clock=around.clock,
         deadlines=around.deadlines,
         tasks=around.tasks,
-        limits=limits,
+        limits=_limits(settings),
         bounds=RagBounds(max_get_url_bytes=settings.max_get_url_bytes, max_event_bytes=settings.max_event_bytes),
+    )
+
+
+def _openai_upstream(
+    settings: UpstreamSettings,
+    url: str,
+    system_prompt: str | None,
+    around: Surroundings,
+    ssl_context: ssl.SSLContext | None,
+) -> OpenAiUpstream:
+    target = OpenAiTarget(
+        url=url,
+        model=settings.model,
+        system_prompt=system_prompt,
+        max_history_turns=settings.max_history_turns,
+        max_history_bytes=settings.max_history_bytes,
+        parameters=msgspec.json.decode(settings.parameters),
+        include_usage=settings.include_usage,
+        headers=_headers(settings),
+        token_file=settings.token_file,
+        ssl_context=ssl_context,
+        user_agent=USER_AGENT,
+    )
+    return OpenAiUpstream(
+        target,
+        clock=around.clock,
+        deadlines=around.deadlines,
+        tasks=around.tasks,
+        limits=_limits(settings),
+        max_event_bytes=settings.max_event_bytes,
+    )
+
+
+async def _system_prompt(settings: UpstreamSettings) -> str | None:
+    if settings.system_prompt_file is None:
+        return settings.system_prompt
+    return await asyncio.to_thread(settings.system_prompt_file.read_text, "utf-8")
+
+
+def _headers(settings: UpstreamSettings) -> dict[str, str]:
+    headers = {name: secret.reveal() for name, secret in settings.headers.items()}
+    if settings.key is not None:
+        headers["Authorization"] = f"Bearer {settings.key.reveal()}"
+    return headers
+
+
+def _limits(settings: UpstreamSettings) -> Http1Limits:
+    return Http1Limits(
+        connect_timeout_s=settings.connect_timeout_s,
+        first_byte_timeout_s=settings.first_byte_timeout_s,
+        idle_timeout_s=settings.idle_timeout_s,
+        max_idle_connections=settings.max_idle_connections,
     )
 
 
 def _ssl_context(settings: UpstreamSettings) -> ssl.SSLContext | None:
     if not any(url.startswith("https:") for url in (settings.url or "", *settings.fallback_urls)):
         return None
+    for file in (settings.ca_file, settings.client_cert_file, settings.client_key_file):
+        if file is not None:
+            file.open("rb").close()  # its error names the file, that of `ssl` doesn't
     return tls_context(ca_file=settings.ca_file, cert_file=settings.client_cert_file, key_file=settings.client_key_file)
 
 

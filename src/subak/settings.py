@@ -551,8 +551,11 @@ _ORDERED = (
 
 
 def _upstream_contradictions(upstream: Upstream) -> Iterator[_Contradiction]:
-    if upstream.kind == "rag" and upstream.url is None:
+    if upstream.kind in {"rag", "openai"} and upstream.url is None:
         yield _Contradiction(("upstream.kind", "upstream.url"), "needs upstream.url", "set the URL, or kind = auto")
+    if upstream.system_prompt is not None and upstream.system_prompt_file is not None:
+        keys = ("upstream.system_prompt", "upstream.system_prompt_file")
+        yield _Contradiction(keys, "and upstream.system_prompt_file say the same thing twice", "keep one of them")
     if upstream.client_key_file is not None and upstream.client_cert_file is None:
         keys = ("upstream.client_key_file", "upstream.client_cert_file")
         yield _Contradiction(keys, "needs upstream.client_cert_file", "name the certificate of this key")

@@ -132,7 +132,16 @@ def _is_printable(text: str) -> bool:
     return bool(text) and text.isprintable()
 
 
+def _is_parameters(text: str) -> bool:
+    try:
+        parameters = msgspec.json.decode(text, type=dict[str, object])
+    except msgspec.MsgspecError:
+        return False
+    return not _OWN_PARAMETERS & parameters.keys()
+
+
 _MAX_PORT = 65_535
+_OWN_PARAMETERS = frozenset({"messages", "model", "n", "stream", "stream_options"})
 _HARD_TO_READ = 1_000_000
 # Framing and negotiation belong to the upstream client: a value from outside would break the message or undo a bound.
 _OWN_HEADERS = frozenset(
@@ -157,6 +166,10 @@ _HEADERS = Rule(
 )
 _CREDENTIAL = Rule("one word of printable ASCII", lambda text: re.fullmatch(r"[\x21-\x7e]+", text) is not None)
 _PATH = Rule("a path", _is_printable)
+_TEXT = Rule("text that isn't empty", lambda text: bool(text.strip()))
+_PARAMETERS = Rule(
+    "a JSON object without messages, model, n, stream and stream_options, which are the gateway's own", _is_parameters
+)
 _WORD = Rule("printable text on one line", _is_printable)
 
 _LOG_LEVELS = Rule("debug, info, warning or error", lambda _: True, lambda text: "warning" if text == "warn" else text)
@@ -233,9 +246,42 @@ class Upstream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Seconds, _about("How long it is left alone the first time; each further time twice as long, up to eight times.")
     ] = 5.0
     kind: Annotated[
-        Literal["auto", "rag", "embedded"],
-        _about("What answers; auto means rag when a URL is set, else the embedded backend."),
+        Literal["auto", "rag", "openai", "embedded"],
+        _about(
+            "What answers: a RAG backend, an OpenAI-compatible server, or the embedded backend; "
+            "auto means rag when a URL is set, else embedded."
+        ),
     ] = "auto"
+    model: Annotated[
+        str | None,
+        _about("Model that an openai upstream is asked for; unset names none.", example="llama3.2", rule=_WORD),
+    ] = None
+    system_prompt: Annotated[
+        str | None,
+        _about("What an openai upstream is told before every conversation.", example="Answer briefly.", rule=_TEXT),
+    ] = None
+    system_prompt_file: Annotated[
+        Path | None,
+        _about("File that holds the system prompt.", example="/etc/subak/system-prompt.txt", rule=_PATH),
+    ] = None
+    parameters: Annotated[
+        str,
+        _about(
+            "Further members of the request to an openai upstream, as a JSON object.",
+            example='{"temperature": 0.2, "max_tokens": 800}',
+            rule=_PARAMETERS,
+        ),
+    ] = "{}"
+    max_history_turns: Annotated[
+        Annotated[int, Meta(ge=0, le=100_000)],
+        _about("Most turns of the conversation, the newest, that an openai upstream is sent; 0 sends none."),
+    ] = 20
+    max_history_bytes: Annotated[
+        ByteCount, _about("Most bytes of the conversation, the newest, that an openai upstream is sent.")
+    ] = 65_536
+    include_usage: Annotated[
+        bool, _about("Whether an openai upstream is asked for its account of tokens; some servers refuse to be asked.")
+    ] = True
     key: Annotated[
         Secret | None,
         _about("Credential sent as `Authorization: Bearer`.", example="the-key", rule=_CREDENTIAL),
@@ -304,7 +350,7 @@ class Upstream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 262_144
 
     @property
-    def chosen_kind(self) -> Literal["rag", "embedded"]:
+    def chosen_kind(self) -> Literal["rag", "openai", "embedded"]:
         """What answers, with `auto` decided."""
         if self.kind != "auto":
             return self.kind

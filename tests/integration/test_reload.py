@@ -150,7 +150,7 @@ BAD: Final = {
     "documents that are not there": ('[knowledge]\ndocs = "/nowhere/at/all"\n', "/nowhere/at/all"),
     "certificate that is not there": (
         '[upstream]\nurl = "https://127.0.0.1:1"\nca_file = "/nowhere/ca.pem"\n',
-        "nowhere",
+        "/nowhere/ca.pem",
     ),
 }
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from subak.core.envelope import token_event
-from subak.core.errors import ErrorCode, QuestionTooLong, UpstreamError
+from subak.core.errors import Draining, ErrorCode, QuestionTooLong, UpstreamError
 from subak.core.events import Finished
 from subak.core.facts import Crashed, StreamEnded
 from tests.scenario.conftest import MakeStage
@@ -129,6 +129,8 @@ def test_the_end_of_the_process_leaves_no_reader_hanging(stage: Stage) -> None:
     ann.ends()
     upstream.was_cut()
     assert stage.hub.close() == 0
+    with pytest.raises(Draining):
+        stage.open()
 
 
 def test_a_response_whose_task_is_cancelled_leaves_its_stream(stage: Stage) -> None:

@@ -256,7 +256,7 @@ class Hub:
         if isinstance(found, Tombstone):
             return self._attach_to_tombstone(found, after, takes_snapshot=takes_snapshot)
         if after == found.last_seq and found.is_ended:
-            return AlreadyRead()
+            return self._already_read(stream_id)
         opening = b""
         if after > found.last_seq:
             if not takes_snapshot:
@@ -378,13 +378,19 @@ class Hub:
 
     def _attach_to_tombstone(self, tombstone: Tombstone, after: int, *, takes_snapshot: bool) -> Attachment:
         if after == tombstone.last_seq:
-            return AlreadyRead()
+            return self._already_read(tombstone.meta.stream_id)
         if not takes_snapshot or tombstone.text is None:
             raise _expired(tombstone.meta.stream_id)
         head = frame_head(tombstone.meta.stream_id)
         upto = tombstone.last_seq - 1
         snapshot = snapshot_frame(head, tombstone.text.decode(), upto, tombstone.ending.at_ms)
         return Recap(snapshot + encode_frames(head, tombstone.last_seq, (tombstone.ending,)))
+
+    def _already_read(self, stream_id: str) -> AlreadyRead:
+        """A reader that was sent away and comes back with the end in hand is owed nothing any more."""
+        self._owed.discard(stream_id)
+        self._changed.set()
+        return AlreadyRead()
 
     async def _snapshot(self, log: StreamLog) -> tuple[int, bytes]:
         events = await log.events()

@@ -8,15 +8,13 @@ A stream is what the hub knows of an answer under way; the log outlives it.
     none           it goes on for the grace time (or to its end, or not at all), then `abandoned`
 """
 
-from collections.abc import Iterator
-
 from subak.core.clock import Clock
 from subak.core.deadlines import Deadlines
 from subak.core.errors import ErrorCode
 from subak.core.events import FinishReason
 from subak.core.lifecycle import OnDisconnect
 from subak.relay.publisher import Publisher
-from subak.relay.subscriber import Departure, Subscriber
+from subak.relay.subscriber import Subscriber
 from subak.replay.base import StreamLog
 
 
@@ -58,15 +56,6 @@ class Stream:
         self._left_at: float | None = clock.monotonic()
         deadlines.watch(self, self._next_deadline())
 
-    def __iter__(self) -> Iterator[Subscriber]:
-        """Give the readers of this moment."""
-        return iter(tuple(self._readers))
-
-    @property
-    def reader_count(self) -> int:
-        """How many responses read it."""
-        return len(self._readers)
-
     def join(self, reader: Subscriber) -> None:
         """A reader has come: the grace timer stops."""
         self._readers.append(reader)
@@ -100,11 +89,6 @@ class Stream:
             self.publisher.pause()
         else:
             self.publisher.resume()
-
-    def dismiss(self, departure: Departure) -> None:
-        """End all its responses, not the stream."""
-        for reader in self:
-            reader.dismiss(departure)
 
     def on_deadline(self, now: float) -> float | None:
         """End an answer that is too old, or that nobody came back for."""

@@ -187,7 +187,7 @@ class Subscriber:
         """The client has gone."""
         self._depart(Departure.LOST)
 
-    def dismiss(self, departure: Departure, retry_ms: int | None = None) -> None:
+    def dismiss(self, departure: Departure) -> None:
         """End the response, not the stream: say when to come back, if the socket takes it, then depart."""
         if self.departure is not None:
             return
@@ -195,8 +195,7 @@ class Subscriber:
             if self._has_ending:
                 self._depart(Departure.COMPLETED)
                 return
-            wait_ms = self._retry_ms if retry_ms is None else retry_ms
-            self._outlet.write(encode_heartbeat(self.cursor, self._clock.time_ms(), wait_ms))
+            self._outlet.write(encode_heartbeat(self.cursor, self._clock.time_ms(), self._retry_ms))
         self._depart(departure)
 
     def on_deadline(self, now: float) -> float | None:

@@ -29,6 +29,8 @@ from subak.replay.base import (
 )
 
 SWEEP_EVERY_S: Final = 1.0
+MAX_TOMBSTONES: Final = 100_000
+"""The oldest go first: their streams are then unknown (404) instead of expired (410)."""
 
 
 class MemoryLog:
@@ -238,6 +240,8 @@ class MemoryStore:
         del self._logs[stream_id]
         self._tombstones[stream_id] = tombstone
         self._texts.append(stream_id)
+        if len(self._tombstones) > MAX_TOMBSTONES:
+            self._forget_text(self._tombstones.popitem(last=False)[1])
         self.size_bytes += len(tombstone.text or b"") - log.size_bytes
 
     def _drop_oldest_text(self) -> None:

@@ -38,7 +38,7 @@ class Upstream(Protocol):
         """Send the question; return when it is on its way, before any answer.
 
         Whatever the upstream does afterwards reaches the sink, deadlines included, and so do failures to answer.
-        A cancelled `open` leaves nothing behind.
+        A cancelled `open` leaves nothing behind; one whose sink has got the ending returns soon.
 
         Raises:
             UpstreamError: it could not be reached or sent within the connect deadline (`upstream_error`,

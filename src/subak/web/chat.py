@@ -70,15 +70,21 @@ class ChatRoute:
 
 
 class EmbeddedChat:
-    """`/chat` answered in this process."""
+    """`/chat` answered by this process: by the embedded backend, or by asking an OpenAI-compatible server."""
 
     def __init__(self, answer: ChatAnswerer) -> None:
         self._answer = answer
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer the request."""
+        """Answer the request; a caller that leaves ends the work on it too."""
+        connection = request.protocol
+        assert isinstance(connection, Connection), "the server makes our own connections"
         body = await read_body(request, MAX_EMBEDDED_BODY_BYTES)
-        reply = await self._answer(body, request.headers.get("Content-Type"))
+        connection.writer = _CancelWhenLost()
+        try:
+            reply = await self._answer(body, request.headers.get("Content-Type"))
+        finally:
+            connection.writer = None
         return web.Response(status=reply.status, headers=CIMultiDict(reply.headers), body=reply.body)
 
 

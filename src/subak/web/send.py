@@ -5,9 +5,10 @@ and the last chunk after a terminal event. A response that ends for any other re
 """
 
 import asyncio
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import HttpVersion11, web
+from aiohttp.http_writer import StreamWriter
 
 from subak.core.envelope import encode_preface
 from subak.relay.hub import Attachment, Reading, Recap
@@ -76,8 +77,9 @@ async def _send_reading(request: web.BaseRequest, reading: Reading, headers: dic
     if not is_chunked:
         response.force_close()
     try:
-        await response.prepare(request)
-        await response.write(encode_preface(reading.retry_ms) + await reading.first_frames())
+        # Not drained: a client that reads nothing must not hold us here, where no slow-reader limit sees it yet.
+        writer = cast("StreamWriter", await response.prepare(request))
+        await writer.write(encode_preface(reading.retry_ms) + await reading.first_frames(), drain=False)
     except ConnectionError:
         reading.miss()
         return response
