@@ -23,6 +23,8 @@ from subak.core.question import Question
 from subak.testing import FakeClock, RecordingSink
 from subak.upstream.openai import OpenAiRequests, OpenAiTarget
 from subak.upstream.openai_chat import OpenAiChat
+from tests.integration.gateway import CHAT, data_of, get, post, question_url, terminal_of, text_of
+from tests.integration.gateway import running as gateway_before
 from tests.integration.upstream.asking_model import ModelAsker, asking_model, bearer
 from tests.litellm import STAMP, ensure_litellm
 from tests.settings import child_environment
@@ -315,3 +317,24 @@ async def test_chat_has_the_seeds_answers(proxy: Proxy, model: str, status: int)
     else:
         assert content == {"detail": content["detail"]}
         assert "litellm" not in content["detail"].lower()
+
+
+async def test_whole_gateway_in_front_of_it_streams_and_answers_chat(proxy: Proxy) -> None:
+    settings = {"SUBAK_UPSTREAM__KIND": "openai", "SUBAK_UPSTREAM__MODEL": "mock", "SUBAK_UPSTREAM__KEY": KEY}
+    async with gateway_before(proxy.url, kept=1, **settings) as gateway:
+        stream = await get(gateway, question_url())
+        chat = await post(gateway, CHAT, {"query": "What is a KITAS?"})
+    assert text_of(stream.frames) == TEXT
+    assert data_of(terminal_of(stream.frames))["finish_reason"] == "stop"
+    assert chat.status == 200
+    answer = json.loads(chat.body)
+    assert answer["success"]
+    assert answer["response"] == TEXT
+
+
+async def test_whole_gateway_tells_of_its_refusals_without_its_words(proxy: Proxy) -> None:
+    settings = {"SUBAK_UPSTREAM__KIND": "openai", "SUBAK_UPSTREAM__MODEL": "limited", "SUBAK_UPSTREAM__KEY": KEY}
+    async with gateway_before(proxy.url, kept=1, **settings) as gateway:
+        stream = await get(gateway, question_url())
+    assert data_of(terminal_of(stream.frames))["code"] == ErrorCode.UPSTREAM_RATE_LIMITED
+    assert b"litellm" not in stream.body.lower()
