@@ -1,7 +1,11 @@
-"""Set-up of every test run: the hypothesis profiles (see tests/settings.py)."""
+"""Set-up of every test run: the hypothesis profiles (see tests/settings.py), and the page of the fault matrix."""
 
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.reliability import OPTION, ReliabilityReport
 from tests.settings import EXAMPLES, profile
 
 # No deadline per example: the machine is shared, and a slow example isn't a wrong one.
@@ -16,3 +20,15 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(profile())
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that has the page written."""
+    parser.addoption(OPTION, metavar="FILE", type=Path, help="write the fault matrix with this run's results")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have it written, by the process that hears of all results."""
+    page: Path | None = config.getoption(OPTION)
+    if page is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(ReliabilityReport(page))

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import stat
+import struct
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -254,9 +255,9 @@ class Process:
         return self.process.returncode, out.decode(), self.greeting + err.decode()
 
 
-def resident_bytes() -> int:
-    """Give the resident memory of this process."""
-    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+def resident_bytes(pid: int | None = None) -> int:
+    """Give the resident memory of a process, or of this one."""
+    pages = Path(f"/proc/{pid or 'self'}/statm").read_text(encoding="ascii").split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -324,6 +325,12 @@ class Client:
             await self._writer.wait_closed()
         except ConnectionError:  # the other side had reset it
             return
+
+    def reset(self) -> None:
+        """Tear the connection down with a TCP reset."""
+        linger_0 = struct.pack("ii", 1, 0)
+        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_0)
+        self._writer.transport.abort()
 
     async def send(self, content: bytes) -> None:
         """Send bytes as they are."""

@@ -13,13 +13,14 @@ import pytest
 from aiohttp import web
 
 from subak.clocks import SystemClock
+from subak.core.asked import MAX_BODY_BYTES, MAX_HISTORY_TURNS
 from subak.core.errors import ErrorCode, UpstreamError
 from subak.core.events import TOKEN, Event, Finished, FinishReason
 from subak.core.question import Question, Turn
 from subak.knowledge.answer import Answerer, ExtractiveAnswerer
 from subak.knowledge.dialect import Piece, PieceMaker, Source
 from subak.knowledge.index import BUNDLED_LIBRARY, build_index
-from subak.knowledge.server import MAX_BODY_BYTES, MAX_HISTORY_TURNS, chat, create_backend_app, create_backend_runner
+from subak.knowledge.server import chat, create_backend_app, create_backend_runner
 from subak.testing import FakeClock, RecordingSink
 from subak.upstream.embedded import EmbeddedUpstream
 from subak.upstream.rag_frames import FrameCounts, RagFrames

@@ -335,7 +335,7 @@ async def test_a_failure_of_the_first_upstream_is_not_hidden_by_the_next() -> No
 @pytest.mark.parametrize(
     ("script", "status", "seen", "fix"),
     [
-        ((Head(401), End()), Status.FAILED, "status_401", "SUBAK_UPSTREAM__KEY"),
+        ((Head(401), End()), Status.FAILED, "auth", "SUBAK_UPSTREAM__KEY"),
         ((Head(404), End()), Status.FAILED, "status_404", "SUBAK_UPSTREAM__URL"),
         ((Head(302, headers={"Location": "/x"}), End()), Status.FAILED, "redirect", "not followed"),
         ((Head(headers=JSON), Body(b"{}"), End()), Status.FAILED, "content_type", "text/event-stream"),

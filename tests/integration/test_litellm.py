@@ -320,8 +320,13 @@ async def test_chat_has_the_seeds_answers(proxy: Proxy, model: str, status: int)
 
 
 async def test_whole_gateway_in_front_of_it_streams_and_answers_chat(proxy: Proxy) -> None:
-    settings = {"SUBAK_UPSTREAM__KIND": "openai", "SUBAK_UPSTREAM__MODEL": "mock", "SUBAK_UPSTREAM__KEY": KEY}
-    async with gateway_before(proxy.url, kept=1, **settings) as gateway:
+    async with gateway_before(
+        proxy.url,
+        kept=1,
+        SUBAK_UPSTREAM__KIND="openai",
+        SUBAK_UPSTREAM__MODEL="mock",
+        SUBAK_UPSTREAM__KEY=KEY,
+    ) as gateway:
         stream = await get(gateway, question_url())
         chat = await post(gateway, CHAT, {"query": "What is a KITAS?"})
     assert text_of(stream.frames) == TEXT
@@ -333,8 +338,13 @@ async def test_whole_gateway_in_front_of_it_streams_and_answers_chat(proxy: Prox
 
 
 async def test_whole_gateway_tells_of_its_refusals_without_its_words(proxy: Proxy) -> None:
-    settings = {"SUBAK_UPSTREAM__KIND": "openai", "SUBAK_UPSTREAM__MODEL": "limited", "SUBAK_UPSTREAM__KEY": KEY}
-    async with gateway_before(proxy.url, kept=1, **settings) as gateway:
+    async with gateway_before(
+        proxy.url,
+        kept=1,
+        SUBAK_UPSTREAM__KIND="openai",
+        SUBAK_UPSTREAM__MODEL="limited",
+        SUBAK_UPSTREAM__KEY=KEY,
+    ) as gateway:
         stream = await get(gateway, question_url())
     assert data_of(terminal_of(stream.frames))["code"] == ErrorCode.UPSTREAM_RATE_LIMITED
     assert b"litellm" not in stream.body.lower()

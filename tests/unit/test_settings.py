@@ -353,7 +353,7 @@ def test_choices_are_read_in_any_case() -> None:
 
 
 def test_a_wrong_choice_names_the_right_ones() -> None:
-    assert "expected auto, embedded or rag" in problem_of(SUBAK_UPSTREAM__KIND="openai")
+    assert "expected auto, embedded, openai or rag" in problem_of(SUBAK_UPSTREAM__KIND="gpt")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from subak.core.json_errors import NOT_JSON
 from subak.core.question import Question, Turn
 
 MAX_BODY_BYTES: Final = 1024 * 1024
@@ -79,7 +80,7 @@ def question_of_body(body: bytes, content_type: str | None) -> Question:
         request = msgspec.json.decode(body, type=_Request)
     except msgspec.ValidationError as error:
         raise _misfit(error, ["body"]) from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise Unprocessable("json_invalid", ["body"], "The body is not valid JSON") from error
     _check(request, "body")
     return Question(request.query, request.user_email, request.user_role, request.conversation_history)
@@ -98,7 +99,7 @@ def question_of_parameters(parameters: Mapping[str, str]) -> Question:
         history = msgspec.json.decode(raw.encode("utf-8", "replace"), type=tuple[Turn, ...] | None)
     except msgspec.ValidationError as error:
         raise _misfit(error, ["query", "conversation_history"]) from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise Unprocessable("json_invalid", ["query", "conversation_history"], "Not valid JSON") from error
     request = _Request(parameters["query"], parameters.get("user_email"), parameters.get("user_role"), history)
     _check(request, "query")

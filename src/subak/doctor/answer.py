@@ -28,6 +28,7 @@ _CREDENTIALS: Final = "give it credentials: SUBAK_UPSTREAM__KEY, __TOKEN_FILE or
 _ITS_LOG: Final = "the upstream's own log says more"
 _SEE_CONNECT: Final = "see upstream.connect"
 _FIXES: Final = {
+    "auth": _CREDENTIALS,
     "connect_failed": _SEE_CONNECT,
     "connect_refused": _SEE_CONNECT,
     "connect_timeout": _SEE_CONNECT,
@@ -36,8 +37,6 @@ _FIXES: Final = {
     "dns": _SEE_CONNECT,
     "llm_unreachable": "start the server of SUBAK_LLM__URL, or correct the URL",
     "redirect": "set SUBAK_UPSTREAM__URL to where it redirects to: redirects are not followed",
-    "status_401": _CREDENTIALS,
-    "status_403": _CREDENTIALS,
     "status_404": "correct SUBAK_UPSTREAM__URL: the path of the dialect is put behind it",
     "status_405": "SUBAK_UPSTREAM__METHOD says how it is asked",
     "status_429": "it limits how often it is asked: wait, or have its limit raised",

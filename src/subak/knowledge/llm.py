@@ -14,6 +14,7 @@ import msgspec
 
 from subak.core.errors import ErrorCode, UpstreamError
 from subak.core.events import FinishReason
+from subak.core.json_errors import NOT_JSON
 from subak.core.question import Question
 from subak.core.sse import SseDecoder, SseTooLarge
 from subak.knowledge.answer import DEFAULT_MAX_PASSAGES, asked_for, compose, is_answered, pieces_of, sources_of
@@ -149,7 +150,7 @@ async def _read(content: aiohttp.StreamReader) -> AsyncGenerator[_Delta, None]:
 def _delta(chunks: msgspec.json.Decoder[_WireChunk], data: str) -> _Delta:
     try:
         chunk = chunks.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise UpstreamError(ErrorCode.UPSTREAM_ERROR, "llm_bad_json") from error
     if chunk.error is not None and bytes(chunk.error) != b"null":
         raise UpstreamError(ErrorCode.UPSTREAM_ERROR, "llm_error")

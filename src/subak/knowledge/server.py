@@ -1,32 +1,34 @@
 """The embedded backend over HTTP, in the RAG dialect (PROTOCOL §5): the same answers for whoever asks by a socket.
 
 `GET` and `POST /bali-zero/chat-stream`, `POST /bali-zero/chat`, `GET /health`. `chat` and the pieces are free of
-HTTP, so the gateway's own embedded `/chat` gives the very bytes that this server would. Requests that can't be
-understood are refused with 422 and the place of the fault, in the form of `{"detail": [{"type", "loc", "msg"}]}`;
-what was sent is never echoed.
+HTTP, so the gateway's own embedded `/chat` gives the very bytes that this server would. How requests are read and
+refused stands in `core/asked.py`.
 """
 
 import asyncio
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Final
 
 import msgspec
 from aiohttp import web
 
+from subak.core.asked import (
+    MAX_BODY_BYTES,
+    ChatAnswer,
+    ChatReply,
+    Unprocessable,
+    json_reply,
+    question_of_body,
+    question_of_parameters,
+)
 from subak.core.clock import Clock
 from subak.core.errors import UpstreamError
 from subak.core.events import DONE, SOURCES, TOKEN
-from subak.core.question import Question, Turn
+from subak.core.question import Question
 from subak.knowledge.answer import Answerer
-from subak.knowledge.dialect import Piece, done_frame, error_frame, sources_frame, to_json, token_frame
+from subak.knowledge.dialect import Piece, done_frame, error_frame, sources_frame, token_frame
 
-MAX_BODY_BYTES: Final = 1024 * 1024
-MAX_QUERY_CHARS: Final = 100_000
-MAX_HISTORY_TURNS: Final = 1_000
-
-_JSON: Final = (("Content-Type", "application/json"),)
 _STREAM_HEADERS: Final = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache, no-transform",
@@ -34,41 +36,6 @@ _STREAM_HEADERS: Final = {
 }
 _FLUSH_PIECES: Final = 64
 """Most pieces in one write when nothing slows the answer down; between two writes the event loop serves others."""
-_ROLES: Final = frozenset({"user", "assistant"})
-_PATH: Final = re.compile(r" - at `(?:key in )?\$(.*)`$")
-_STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
-
-
-class ChatReply(msgspec.Struct, frozen=True):
-    """A whole response, ready to send."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-
-
-class Unprocessable(Exception):
-    """A request that can't be understood; `reply` says where."""
-
-    def __init__(self, kind: str, place: Sequence[str | int], message: str, status: int = 422) -> None:
-        super().__init__(message)
-        self.reply = ChatReply(status, _JSON, to_json({"detail": [{"type": kind, "loc": list(place), "msg": message}]}))
-
-
-class _Request(msgspec.Struct, frozen=True):
-    query: str
-    user_email: str | None = None
-    user_role: str | None = None
-    conversation_history: tuple[Turn, ...] | None = None
-
-
-class _ChatAnswer(msgspec.Struct, frozen=True):
-    success: bool
-    response: str
-    model_used: str
-    ai_used: str
-    sources: msgspec.Raw
-    used_rag: bool
 
 
 async def chat(answerer: Answerer, body: bytes, content_type: str | None) -> ChatReply:
@@ -88,8 +55,8 @@ async def chat(answerer: Answerer, body: bytes, content_type: str | None) -> Cha
                 words += [msgspec.json.decode(piece.data, type=str) for piece in batch if piece.type == TOKEN]
                 sources = next((piece.data for piece in batch if piece.type == SOURCES), sources)
     except UpstreamError as error:
-        return ChatReply(error.http_status, _JSON, to_json({"detail": error.detail}))
-    answer = _ChatAnswer(
+        return json_reply(error.http_status, {"detail": error.detail})
+    answer = ChatAnswer(
         success=True,
         response="".join(words),
         model_used=answerer.model,
@@ -97,47 +64,7 @@ async def chat(answerer: Answerer, body: bytes, content_type: str | None) -> Cha
         sources=msgspec.Raw(sources),
         used_rag=sources != b"[]",
     )
-    return ChatReply(200, _JSON, to_json(answer))
-
-
-def question_of_body(body: bytes, content_type: str | None) -> Question:
-    """Read the question from a JSON body.
-
-    Raises:
-        Unprocessable: it isn't JSON, isn't of the expected form, or is too large.
-    """
-    if len(body) > MAX_BODY_BYTES:
-        raise Unprocessable("too_large", ["body"], f"The body is over {MAX_BODY_BYTES} bytes", 413)
-    if content_type is not None and not _is_json(content_type):
-        raise Unprocessable("content_type", ["header", "content-type"], "Content-Type must be application/json", 415)
-    try:
-        request = msgspec.json.decode(body, type=_Request)
-    except msgspec.ValidationError as error:
-        raise _misfit(error, ["body"]) from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise Unprocessable("json_invalid", ["body"], "The body is not valid JSON") from error
-    _check(request, "body")
-    return Question(request.query, request.user_email, request.user_role, request.conversation_history)
-
-
-def question_of_parameters(parameters: Mapping[str, str]) -> Question:
-    """Read the question from the parameters of a URL; `conversation_history` is JSON, and empty means absent.
-
-    Raises:
-        Unprocessable: `query` is missing, or the history isn't JSON of the expected form.
-    """
-    if "query" not in parameters:
-        raise Unprocessable("missing", ["query", "query"], "Field required")
-    raw = parameters.get("conversation_history") or "null"
-    try:
-        history = msgspec.json.decode(raw.encode("utf-8", "replace"), type=tuple[Turn, ...] | None)
-    except msgspec.ValidationError as error:
-        raise _misfit(error, ["query", "conversation_history"]) from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Unprocessable("json_invalid", ["query", "conversation_history"], "Not valid JSON") from error
-    request = _Request(parameters["query"], parameters.get("user_email"), parameters.get("user_role"), history)
-    _check(request, "query")
-    return Question(request.query, request.user_email, request.user_role, request.conversation_history)
+    return json_reply(200, answer)
 
 
 def create_backend_app(answerer: Answerer, *, clock: Clock, pace_ms: float) -> web.Application:
@@ -253,42 +180,3 @@ async def _body(request: web.Request) -> bytes:
         return await request.read()
     except web.HTTPRequestEntityTooLarge:
         return bytes(MAX_BODY_BYTES + 1)
-
-
-def _is_json(content_type: str) -> bool:
-    kind = content_type.partition(";")[0].strip().lower()
-    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
-
-
-def _check(request: _Request, place: str) -> None:
-    """Check what types can't say."""
-    if not request.query.strip():
-        raise Unprocessable("string_too_short", [place, "query"], "The question is empty")
-    if len(request.query) > MAX_QUERY_CHARS:
-        raise Unprocessable("string_too_long", [place, "query"], f"The question is over {MAX_QUERY_CHARS} characters")
-    history = request.conversation_history or ()
-    if len(history) > MAX_HISTORY_TURNS:
-        raise Unprocessable("too_long", [place, "conversation_history"], f"More than {MAX_HISTORY_TURNS} turns")
-    for number, turn in enumerate(history):
-        if turn.role not in _ROLES:
-            where: list[str | int] = [place, "conversation_history", number, "role"]
-            raise Unprocessable("literal_error", where, "Must be 'user' or 'assistant'")
-
-
-def _misfit(error: msgspec.ValidationError, place: list[str | int]) -> Unprocessable:
-    """Say where the JSON has another form than expected. The decoder's message names types and fields, never values."""
-    message = str(error)
-    path = _PATH.search(message)
-    steps: list[str | int] = list(place)
-    if path is not None:
-        message = message[: path.start()]
-        steps += map(_place, _STEP.finditer(path[1]))
-    missing = re.fullmatch(r"Object missing required field `(\w+)`", message)
-    if missing is not None:
-        return Unprocessable("missing", [*steps, str(missing[1])], "Field required")
-    return Unprocessable("type_error", steps, message.replace("`", ""))
-
-
-def _place(step: re.Match[str]) -> str | int:
-    name, number = step.groups()
-    return int(number) if number is not None and number.isdigit() else str(name or number)

@@ -17,6 +17,8 @@ MAX_USAGE_MEMBERS: Final = 32
 MAX_EXACT_INT: Final = 2**53 - 1
 """The largest whole number that every JSON reader keeps exactly."""
 JSON_SPACE: Final = " \t\r\n"
+ERROR_FRAME: Final = Failed(ErrorCode.UPSTREAM_ERROR, "error_frame")
+BAD_JSON: Final = Failed(ErrorCode.UPSTREAM_ERROR, "bad_json")
 
 _REPLACEMENT: Final = "\ufffd"
 _FIRST_HIGH_SURROGATE: Final = "\ud800"

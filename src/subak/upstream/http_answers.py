@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from subak.core.clock import Clock
 from subak.core.errors import ErrorCode, UpstreamError
@@ -115,7 +116,7 @@ class BearerFile:
                 self._stamp = stamp
         except (OSError, UnicodeError) as error:
             raise UpstreamError(ErrorCode.UPSTREAM_ERROR, "token_file") from error
-        if not _VISIBLE.fullmatch(self._token):
+        if not is_visible(self._token):
             raise UpstreamError(ErrorCode.UPSTREAM_ERROR, "token_file")
         return self._token
 
@@ -136,8 +137,7 @@ class Credentials:
         for name, value in given.items():
             if name.lower() in own:
                 raise ValueError(f"upstream header {name!r} is set by the gateway itself: leave it out")
-            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-                raise ValueError(f"upstream header {name!r}: name or value isn't printable ASCII on one line")
+            _check_header(name, value)
         self._given = dict(given)
         self._bearer = None if token_file is None else BearerFile(token_file)
 
@@ -150,6 +150,28 @@ class Credentials:
         if self._bearer is None:
             return dict(self._given)
         return {**self._given, "Authorization": f"Bearer {self._bearer.read()}"}
+
+
+def user_agent_of(given: Mapping[str, str], default: str) -> dict[str, str]:
+    """Give the header that says who asks; nothing where `given`, in whatever letter case, says it.
+
+    Raises:
+        ValueError: `default` can't be used.
+    """
+    if any(name.lower() == "user-agent" for name in given):
+        return {}
+    _check_header("User-Agent", default)
+    return {"User-Agent": default}
+
+
+def path_of(prefix: str) -> str:
+    """Give the path of a base URL as a request's head may hold it; what is percent-encoded already stays."""
+    return quote(prefix, safe="/%:@!$&'()*+,;=-._~")
+
+
+def is_visible(text: str) -> bool:
+    """Tell whether this is ASCII without spaces and controls, and not empty: no header can be broken by it."""
+    return _VISIBLE.fullmatch(text) is not None
 
 
 def header_lines(headers: Mapping[str, str]) -> str:
@@ -195,3 +217,8 @@ def parse_retry_after(value: str, now_ms: int) -> int | None:
     aware = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
     seconds = (aware - datetime.fromtimestamp(now_ms / 1000, UTC)).total_seconds()
     return min(max(0, round(seconds)), MAX_RETRY_AFTER_S)
+
+
+def _check_header(name: str, value: str) -> None:
+    if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+        raise ValueError(f"upstream header {name!r}: name or value isn't printable ASCII on one line")

@@ -11,7 +11,6 @@ import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 import msgspec
 
@@ -20,7 +19,7 @@ from subak.core.deadlines import Deadlines
 from subak.core.events import UpstreamSink
 from subak.core.question import Question, Turn
 from subak.upstream.http1 import Http1Client, Http1Exchange, Http1Limits, parse_base_url
-from subak.upstream.http_answers import EVENT_STREAM, Credentials, StreamedAnswer, header_lines
+from subak.upstream.http_answers import EVENT_STREAM, Credentials, StreamedAnswer, header_lines, path_of, user_agent_of
 from subak.upstream.openai_frames import OpenAiCounts, OpenAiFrames
 
 _COMPLETIONS: Final = "/chat/completions"
@@ -55,7 +54,7 @@ class OpenAiTarget(msgspec.Struct, frozen=True, kw_only=True):
 class OpenAiRequests:
     """Puts questions into the dialect's words."""
 
-    __slots__ = ("_credentials", "_target", "origin", "path", "url")
+    __slots__ = ("_credentials", "_target", "_user_agent", "origin", "path", "url")
 
     def __init__(self, target: OpenAiTarget) -> None:
         """See `OpenAiTarget`.
@@ -68,6 +67,7 @@ class OpenAiRequests:
         self.url = f"{self.origin.scheme}://{self.origin.authority}{self.path}"
         _check_parameters(target.parameters)
         self._credentials = Credentials(target.headers, target.token_file)
+        self._user_agent = user_agent_of(target.headers, target.user_agent)
         self._target = target
 
     @property
@@ -81,11 +81,8 @@ class OpenAiRequests:
         Raises:
             UpstreamError: `token_file`: it can't be read or holds no token.
         """
-        given = self._credentials.read()
         own = {"Accept": accept, "Accept-Encoding": "identity", "Content-Type": "application/json"}
-        if not any(name.lower() == "user-agent" for name in given):
-            own["User-Agent"] = self._target.user_agent
-        return own | given
+        return own | self._user_agent | self._credentials.read()
 
     def body(self, question: Question, *, is_streamed: bool) -> bytes:
         """Give the JSON body that asks for this question's answer, in pieces or whole."""
@@ -172,7 +169,7 @@ def completions_path(prefix: str) -> str:
     A base that names a version anywhere (`/v1`, `/openai/v1`, `/v1beta/openai`) is taken as it is, one that names none
     gets `/v1`, and one that is the whole path already stays.
     """
-    path = quote(prefix, safe="/%:@!$&'()*+,;=-._~")
+    path = path_of(prefix)
     if path.endswith(_COMPLETIONS):
         return path
     has_version = any(_VERSION.fullmatch(segment) for segment in path.split("/"))

@@ -24,12 +24,11 @@ import msgspec
 
 from subak.core.errors import ErrorCode
 from subak.core.events import Ending, Event, Failed, Finished, FinishReason
-from subak.upstream.frames import JSON_SPACE, Frames, usage_of
+from subak.core.json_errors import NOT_JSON
+from subak.upstream.frames import BAD_JSON, ERROR_FRAME, JSON_SPACE, Frames, usage_of
 
 _DONE: Final = "[DONE]"
-_ERROR_FRAME: Final = Failed(ErrorCode.UPSTREAM_ERROR, "error_frame")
 _RATE_LIMITED: Final = Failed(ErrorCode.UPSTREAM_RATE_LIMITED, "error_frame")
-_BAD_JSON: Final = Failed(ErrorCode.UPSTREAM_ERROR, "bad_json")
 _TOO_MANY_REQUESTS: Final = "429"
 # Types, codes and statuses of errors, in lower case, that ask to come back later.
 _RATE_LIMITS: Final = frozenset(
@@ -134,7 +133,7 @@ class OpenAiFrames(Frames):
         try:
             chunk = decode_completion(data)
         except ValueError:
-            return _BAD_JSON
+            return BAD_JSON
         if is_error(chunk):
             return failure_of(chunk.error)
         return self._take_chunk(chunk, at_ms, events)
@@ -188,7 +187,7 @@ def decode_completion(data: str | bytes) -> Completion:
     """
     try:
         return _decode(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except NOT_JSON:
         pass
     try:
         loose = json.loads(data)
@@ -207,10 +206,10 @@ def is_error(completion: Completion) -> bool:
 def failure_of(error: object) -> Failed:
     """Give the ending for an `error` as it came: its words never leave here, only whether it was a limit."""
     if not isinstance(error, dict):
-        return _ERROR_FRAME
+        return ERROR_FRAME
     marks = [error.get(name) for name in ("type", "code", "status")]
     is_limit = any(str(mark).lower() in _RATE_LIMITS for mark in marks if isinstance(mark, str | int))
-    return _RATE_LIMITED if is_limit else _ERROR_FRAME
+    return _RATE_LIMITED if is_limit else ERROR_FRAME
 
 
 def ending_of(finish_reason: object) -> FinishReason | Failed | None:

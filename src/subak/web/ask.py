@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import web
 
 from subak.core.errors import InvalidField, MissingQuery, NotAcceptable, RequestError, TooLarge, UrlTooLong
+from subak.core.json_errors import NOT_JSON
 from subak.core.lifecycle import OnDisconnect, may_choose
 from subak.core.question import Question, Turn
 from subak.web.connection import Connection
@@ -75,7 +76,7 @@ async def question_from_body(request: web.BaseRequest, bounds: InputBounds) -> Q
         asked = _decode_question(body)
     except msgspec.ValidationError as error:
         raise _invalid_field("$", error) from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except NOT_JSON:
         raise RequestError("The body is not valid JSON in UTF-8.") from None
     return _question(request, asked, bounds, missing="query is required")
 
@@ -125,7 +126,7 @@ def _history_from_text(text: str, bounds: InputBounds) -> list[_TurnIn] | None:
         turns: list[_TurnIn] | None = _decode_history(text)
     except msgspec.ValidationError as error:
         raise _invalid_field("$.conversation_history", error) from None
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+    except NOT_JSON:
         raise InvalidField("$.conversation_history", "valid JSON: an array of {role, content}") from None
     return turns
 

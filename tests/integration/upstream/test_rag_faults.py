@@ -276,6 +276,8 @@ async def test_u07_error_frame_of_either_dialect_is_a_failure(data: str) -> None
         (429, {"Retry-After": "soon"}, failure(LIMITED, "status_429")),
         (429, {}, failure(LIMITED, "status_429")),
         (404, {}, failure(ERROR, "status_404")),
+        (401, {"WWW-Authenticate": "Bearer"}, failure(ERROR, "auth")),
+        (403, {}, failure(ERROR, "auth")),
         (204, {}, failure(ERROR, "status_204")),
     ],
 )

@@ -1,5 +1,6 @@
 """How a question is put to the RAG backend (PROTOCOL §5): as the backend sees it."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,9 +99,21 @@ async def test_headers_say_who_asks_and_what_for() -> None:
     assert headers["x-continuity-id"] == "c-1"
 
 
-async def test_settings_may_name_another_user_agent() -> None:
-    request = await _request_for(Question("x"), headers={"User-Agent": "other"})
-    assert request.headers["user-agent"] == "other"
+@pytest.mark.parametrize("name", ["User-Agent", "user-agent", "USER-AGENT"])
+async def test_settings_may_name_another_user_agent_in_any_letter_case(name: str) -> None:
+    heads: list[bytes] = []
+
+    async def take_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    async with await asyncio.start_server(take_head, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with asking(RagTarget(url=f"http://127.0.0.1:{port}", headers={name: "other"})) as asker:
+            await asker.ask()
+    (head,) = heads
+    lines = [line for line in head.decode().splitlines() if line.lower().startswith("user-agent:")]
+    assert lines == [f"{name}: other"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from subak.core.errors import ErrorCode
 from subak.core.events import Ending, Event, Failed, Finished, FinishReason
-from subak.upstream.rag_frames import MAX_EXACT_INT, MAX_SOURCES, FrameCounts, RagFrames
+from subak.upstream.frames import MAX_EXACT_INT
+from subak.upstream.rag_frames import MAX_SOURCES, FrameCounts, RagFrames
 
 AT_MS = 1_795_359_600_000
 
@@ -116,6 +117,7 @@ def test_objects_of_no_known_shape_are_dropped_and_counted(data: str) -> None:
         ('{"type": "done", "data": {"usage": {"output": 5}}}', Finished(usage={"output": 5})),
         ('{"done": true, "usage": {"a": "1", "b": 1.5, "c": true, "d": -1, "f": 7}}', Finished(usage={"f": 7})),
         (f'{{"done": true, "usage": {{"a": {MAX_EXACT_INT + 1}, "b": 1e400}}}}', Finished()),
+        ('{"done": true, "usage": {"input": {"cached": 3, "x": "y"}}}', Finished(usage={"input.cached": 3})),
         ('{"done": true, "usage": [1]}', Finished()),
     ],
 )
@@ -208,8 +210,9 @@ def test_half_a_character_alone_is_replaced(datas: list[str], tokens: list[str])
 def test_half_a_character_at_the_end_of_a_cut_answer_is_not_lost() -> None:
     reading = Reading().data('{"text": "\\ud83d"}')
     assert reading.events == []
-    assert reading.frames.finish(AT_MS) == [Event("token", '"\ufffd"'.encode(), AT_MS)]
-    assert reading.frames.finish(AT_MS) == []
+    cut = Failed(ErrorCode.UPSTREAM_TRUNCATED, "no_done")
+    assert reading.frames.cut(cut, AT_MS) == ([Event("token", '"\ufffd"'.encode(), AT_MS)], cut)
+    assert reading.frames.cut(cut, AT_MS) == ([], cut)
 
 
 def test_surrogates_in_sources_and_usage_are_replaced() -> None:

@@ -14,7 +14,8 @@ from subak.core.errors import ErrorCode
 from subak.core.events import Failed
 from subak.testing import FakeClock
 from subak.upstream.http1 import Origin, parse_base_url, tls_context
-from subak.upstream.rag import MAX_RETRY_AFTER_S, RagTarget, RagUpstream, judge_head, parse_retry_after
+from subak.upstream.http_answers import MAX_RETRY_AFTER_S, judge_head, parse_retry_after
+from subak.upstream.rag import RagTarget, RagUpstream
 
 NOW_MS = 1_795_359_600_000
 
@@ -58,7 +59,16 @@ def test_a_url_that_is_no_base_url_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [{"Content-Length": "5"}, {"transfer-encoding": "x"}, {"X": "a\r\nY: b"}, {"X Y": "a"}, {"X": "è"}, {"X": ""}],
+    [
+        {"Content-Length": "5"},
+        {"transfer-encoding": "x"},
+        {"X-Session-Id": "s"},
+        {"x-continuity-id": "c"},
+        {"X": "a\r\nY: b"},
+        {"X Y": "a"},
+        {"X": "è"},
+        {"X": ""},
+    ],
     ids=repr,
 )
 def test_headers_that_could_break_the_request_are_refused_at_start(headers: dict[str, str]) -> None:
@@ -88,6 +98,8 @@ def test_certificates_and_names_are_always_verified() -> None:
         (200, {}, "content_type"),
         (201, {"content-type": "text/event-stream"}, "status_201"),
         (304, {}, "redirect"),
+        (401, {}, "auth"),
+        (403, {}, "auth"),
         (502, {"retry-after": "5"}, "status_502"),
     ],
 )
