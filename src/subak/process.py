@@ -85,10 +85,12 @@ async def _serve(settings: Settings, observer: Observer, reload: Reload, *, demo
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Let the loop report what it caught.
 
-    That descriptors ran out is told by a fact; asyncio would tell it a thousand times a second (CPython 3.11).
+    That descriptors ran out is told by a fact. asyncio would tell it a thousand times a second, and once more for each
+    when the listener that it wants to open again has been closed meanwhile (CPython 3.11).
     """
     error = context.get("exception")
-    if not (isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS):
+    is_out = isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS
+    if not is_out and "_start_serving" not in context["message"]:
         loop.default_exception_handler(context)
 
 

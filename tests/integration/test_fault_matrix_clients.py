@@ -186,10 +186,10 @@ async def test_c24_a_half_open_line_whose_buffers_are_full_is_given_up() -> None
             Client.connect(proxy.url) as client,
         ):
             await client.begin("GET", target)
-            await gateway.observer.wait_for(ReaderAttached, 2)
+            await gateway.observer.wait_for(ReaderAttached)
             await proxy.wait_until(lambda: proxy.connections[0].to_client_bytes == 1000)
             gateway.pass_time(31)
-            assert (await gateway.observer.wait_for(ReaderLeft, 2))[1].departure == "slow_reader"
+            assert (await gateway.observer.wait_for(ReaderLeft))[0].departure == "slow_reader"
             assert not proxy.connections[0].ended.is_set()
 
 
@@ -294,9 +294,9 @@ async def test_c26_what_is_handed_to_the_kernel_for_a_reader_that_takes_nothing_
         stream_id = await ended_stream(gateway)
         with await connect_raw(gateway, receive_bytes=receive_bytes) as deaf:
             deaf.send(request_bytes("GET", f"/v1/streams/{stream_id}/events"))
-            await gateway.observer.wait_for(ReaderAttached, 2)
+            await gateway.observer.wait_for(ReaderAttached)
             gateway.pass_time(31)
-            left = (await gateway.observer.wait_for(ReaderLeft, 2))[1]
+            left = (await gateway.observer.wait_for(ReaderLeft))[0]
             assert left.departure == "slow_reader"
             assert left.cursor * len(LARGE[0]) < MB / 2
 

@@ -172,6 +172,15 @@ async def test_c33_another_expectation_is_417_and_starts_nothing(gateway: Runnin
     assert_started_nothing(gateway, upstream)
 
 
+@pytest.mark.parametrize("target", ["/nothing/here", "/livez", CHAT_STREAM])
+@pytest.mark.parametrize("expected", [CANARY, "\x80\xff", "100-continue, 200-ok", ""])
+async def test_c33_an_unknown_expectation_is_repeated_nowhere(gateway: Running, target: str, expected: str) -> None:
+    answer = await ask(gateway, "PUT", target, [("Expect", expected)])
+    assert answer.status in ({417} if expected else {404, 405})
+    assert answer.header("Content-Type") == "application/problem+json"
+    assert CANARY.encode() not in answer.body
+
+
 # --- 34: who reads a request in two ways ----------------------------------------------------------
 
 TE: Final = b"Transfer-Encoding: chunked\r\n"

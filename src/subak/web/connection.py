@@ -253,9 +253,19 @@ class Connection(RequestHandler):
             status = _status_of(exc)
         elif isinstance(exc, BadHttpMessage) and exc.message == "Too many headers received":
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        elif isinstance(exc, UnicodeEncodeError):  # aiohttp would repeat an unknown `Expect` (see `finish_response`)
+            status = HTTPStatus.EXPECTATION_FAILED
         response = LastWord(self, status_problem(status))
         response.headers["Server"] = "subak"  # else aiohttp names itself and its version
         return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer; one of aiohttp's own, to an unknown `Expect` on an unknown path, in our words."""
+        if isinstance(resp, web.HTTPException):
+            resp = status_problem(resp.status)
+        return await super().finish_response(request, resp, start_time)
 
     def log_exception(self, *_args: object, **_kwargs: object) -> None:
         """Keep aiohttp's own log lines out: they repeat what the client sent."""
