@@ -395,7 +395,7 @@ def soak(arguments: Sequence[str]) -> int:
 def bench(arguments: Sequence[str]) -> int:
     """Become the benchmark."""
     install_for_running()
-    os.execv(BIN / "python", ["python", str(ROOT / "bench" / "run.py"), *arguments])
+    os.execv(BIN / "python", [str(BIN / "python"), str(ROOT / "bench" / "run.py"), *arguments])
 
 
 def lock(arguments: Sequence[str]) -> int:

@@ -248,7 +248,10 @@ async def one_answer(gateway: Running, dice: random.Random) -> None:
 
 
 def forget(gateway: Running, upstream: ScriptedUpstream, proxy: ToxicProxy) -> None:
-    """Drop what the fakes keep of what is over."""
+    """Drop what the fakes keep of what is over; a dead line stays open until somebody ends it."""
+    for connection in proxy.connections:
+        if connection.was_cut is not None:
+            connection.cut()
     gateway.observer.facts.clear()
     upstream.requests.clear()
     upstream.connections[:] = [connection for connection in upstream.connections if not connection.closed.is_set()]
