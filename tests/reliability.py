@@ -49,7 +49,7 @@ MATRIX: Final = (
             Row(4, "dies in the middle of a token"),
             Row(5, "ends cleanly without saying that it is done"),
             Row(6, "sends broken chunks"),
-            Row(7, "says that it failed, in its own words"),
+            Row(7, "says in its own words that it could not answer"),
             Row(8, "answers 500, 503 or 429"),
             Row(9, "redirects elsewhere"),
             Row(10, "answers with HTML or JSON instead of a stream"),
