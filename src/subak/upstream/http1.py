@@ -587,6 +587,7 @@ class _Connection(asyncio.Protocol):
         rest, self._head = self._head, b""
         self._response = response
         exchange.head_complete(response)
+        response.forget_headers()
         if rest:
             self.data_received(rest)
         elif response.state is not _OPEN:

@@ -82,6 +82,10 @@ class Response:
         self.has_excess = False
         self.state = BodyState.COMPLETE if parsed.is_complete else BodyState.OPEN
 
+    def forget_headers(self) -> None:
+        """Nobody asks for them any more: they would lie beside every open answer, about a kilobyte each."""
+        self.headers = self._parsed.headers = {}
+
     def feed(self, data: bytes) -> bytes:
         """Take what was read; give the body's bytes in it, those before a break included. Look at `state` then."""
         parsed = self._parsed
