@@ -284,9 +284,8 @@ async def test_c29_connections_past_the_bound_get_503_and_those_within_go_on() -
         running(upstream, SUBAK_SERVER__MAX_CONNECTIONS=str(bound), SUBAK_STREAM__ON_DISCONNECT="cancel") as gateway,
         connected(gateway, bound) as readers,
     ):
-        for reader in readers:
+        for reader in readers:  # one by one: the upstream's queue holds a hundred
             await reader.begin("GET", question_url())
-        for reader in readers:
             await reader.until(b'"uno "')
         async with connected(gateway, 2 * bound) as late:
             for client in late:
@@ -313,9 +312,8 @@ async def test_c29_readers_that_all_drop_at_once_leave_nothing() -> None:
         running(upstream, SUBAK_STREAM__ON_DISCONNECT="cancel") as gateway,
     ):
         async with connected(gateway, count) as readers:
-            for reader in readers:
+            for reader in readers:  # one by one: the upstream's queue holds a hundred
                 await reader.begin("GET", question_url())
-            for reader in readers:
                 await reader.until(b'"uno "')
             assert (gateway.gateway.hub.live_count, gateway.gateway.hub.reader_count) == (count, count)
         ended = await gateway.observer.wait_for(StreamEnded, count)
