@@ -34,6 +34,7 @@ ROOT: Final = Path(__file__).resolve().parent
 VENV: Final = ROOT / ".venv"
 BIN: Final = VENV / "bin"
 NODE: Final = ROOT / "tests" / "node"
+CLIENT: Final = ROOT / "clients" / "js"
 
 RUN_LOCKS: Final = ("requirements.lock", "requirements-build.lock")
 DEV_LOCKS: Final = ("requirements-dev.lock", "requirements-build.lock")
@@ -52,6 +53,7 @@ DEBIAN: Final[Mapping[str, str]] = MappingProxyType(
         "node": "nodejs",
         "npm": "npm",
         "openssl": "openssl",
+        "prometheus": "prometheus",
     }
 )
 
@@ -276,13 +278,14 @@ def install_debian_packages() -> None:
     run_in_turn(plan.steps)
 
 
-def install_node_packages() -> None:
-    """Install the JavaScript clients that the tests drive, by their lock."""
-    stamp, mark = NODE / "node_modules" / ".stamp", fingerprint([NODE / "package.json", NODE / "package-lock.json"])
+def install_node_packages(folder: Path) -> None:
+    """Install what a folder's package-lock.json names."""
+    stamp, locked = folder / "node_modules" / ".stamp", [folder / "package.json", folder / "package-lock.json"]
+    mark = fingerprint(locked)
     if is_stamped(stamp, mark):
         return
     command = ("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-    run_in_turn([Step("install npm packages", command, folder=NODE)])
+    run_in_turn([Step(f"npm ci in {folder.relative_to(ROOT)}", command, folder=folder)])
     stamp.write_text(mark, encoding="ascii")
 
 
@@ -309,7 +312,8 @@ def check_steps() -> list[Step]:
 def install_tools() -> None:
     """Install the programs that the tests start: servers, browsers, clients of other languages."""
     install_debian_packages()
-    install_node_packages()
+    install_node_packages(NODE)  # the clients of others, that the tests drive
+    install_node_packages(CLIENT)  # what builds and tests our own
     install_litellm()
 
 
@@ -359,7 +363,7 @@ def lock_steps(python: str, arguments: Sequence[str]) -> list[Step]:
 
 def foreign_lines(lock: str) -> list[str]:
     """Give the lines of a lock that name a place to fetch from: it should install from whatever index one uses."""
-    return [line for line in lock.splitlines() if "://" in line or "file:" in line or line.startswith("--")]
+    return [line for line in lock.splitlines() if "://" in line or "file:/" in line or line.startswith("--")]
 
 
 # --- commands ------------------------------------------------------------------
