@@ -26,12 +26,15 @@ from subak.settings_fields import (
     MASK,
     VARIABLE_PREFIX,
     Admin,
+    Audit,
+    Auth,
     Features,
     Http,
     Knowledge,
     Limits,
     Llm,
     Log,
+    Loki,
     Rule,
     Secret,
     Server,
@@ -48,6 +51,8 @@ __all__ = [
     "FILE_VARIABLE",
     "MASK",
     "Admin",
+    "Audit",
+    "Auth",
     "Features",
     "Given",
     "Http",
@@ -56,6 +61,7 @@ __all__ = [
     "Llm",
     "Loaded",
     "Log",
+    "Loki",
     "Problem",
     "Secret",
     "Server",
@@ -538,6 +544,11 @@ def _contradictions(settings: Settings, sources: Mapping[str, str]) -> Iterator[
             message = f"expected at most {upper}, which is {as_text(large)}"
             yield _Contradiction((lower, upper), message, "lower it, or raise the other")
     yield from _upstream_contradictions(settings.upstream)
+    yield from _auth_contradictions(settings.auth)
+    if settings.audit.store == "postgres" and settings.audit.dsn is None:
+        yield _Contradiction(("audit.store", "audit.dsn"), "needs audit.dsn", "set the connection, or store = sqlite")
+    if settings.loki.user is not None and settings.loki.key is None:
+        yield _Contradiction(("loki.user", "loki.key"), "needs loki.key too", "set the user's password")
     if settings.llm.url is not None and settings.llm.model is None:
         yield _Contradiction(("llm.url", "llm.model"), "needs llm.model too", "name the model that the server has")
 
@@ -548,6 +559,28 @@ _ORDERED = (
     ("stream.max_bytes", "stream.memory_budget_bytes"),
     ("upstream.max_event_bytes", "stream.max_bytes"),
 )
+
+
+def _auth_contradictions(auth: Auth) -> Iterator[_Contradiction]:
+    has_secret, has_keys = auth.jwt_secret is not None, auth.jwks_url is not None
+    if has_secret and has_keys:
+        yield _Contradiction(("auth.jwt_secret", "auth.jwks_url"), "and auth.jwks_url exclude each other", "keep one")
+    source = "auth.jwt_secret" if has_secret else "auth.jwks_url"
+    wrong = [name for name in auth.algorithms if name.startswith("HS") is not has_secret]
+    if auth.algorithms and not (has_secret or has_keys):
+        keys = ("auth.algorithms", "auth.jwks_url")
+        yield _Contradiction(keys, "needs auth.jwt_secret or auth.jwks_url", "say where keys come from")
+    elif wrong:
+        yield _Contradiction(("auth.algorithms", source), f"{wrong[0]} doesn't go with {source}", "leave it out")
+    if auth.jwt_secret is not None and not wrong:
+        longest = max((int(name[2:]) // 8 for name in auth.algorithms), default=0)  # RFC 7518 §3.2
+        if len(auth.jwt_secret.reveal().encode()) < longest:
+            keys = ("auth.jwt_secret", "auth.algorithms")
+            yield _Contradiction(keys, f"needs {longest} bytes for auth.algorithms", "make a longer one")
+    if has_secret or has_keys:
+        for name in ("issuer", "audience"):
+            if getattr(auth, name) is None:
+                yield _Contradiction((f"auth.{name}", source), f"is needed with {source}", "say whose tokens count")
 
 
 def _upstream_contradictions(upstream: Upstream) -> Iterator[_Contradiction]:

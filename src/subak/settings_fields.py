@@ -93,7 +93,7 @@ def _tidy_url(text: str) -> str:
 
 def _is_origin(text: str) -> bool:
     found = re.fullmatch(
-        r"(https?)://(?:[a-z0-9_](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?", text
+        r"(https?)://(?:(?:\*\.)?[a-z0-9_](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?", text
     )
     if found is None:
         return False
@@ -141,13 +141,19 @@ def _is_parameters(text: str) -> bool:
 
 
 _MAX_PORT = 65_535
+_JWT_SECRET_BYTES = 32
+_KNOWN_ALGORITHMS = frozenset(
+    {"HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "EdDSA"}
+)
 _OWN_PARAMETERS = frozenset({"messages", "model", "n", "stream", "stream_options"})
 _HARD_TO_READ = 1_000_000
 # Framing and negotiation belong to the upstream client: a value from outside would break the message or undo a bound.
+# Who asks is said for each question.
 _OWN_HEADERS = frozenset(
     {
         *("accept", "accept-encoding", "connection", "content-length", "content-type", "expect", "host"),
         *("keep-alive", "te", "trailer", "transfer-encoding", "upgrade"),
+        *("x-continuity-id", "x-session-id", "x-user-id", "x-user-tenant", "x-user-verified"),
     }
 )
 
@@ -158,12 +164,27 @@ _URL = Rule(
 )
 _HOST = Rule("a host name or an IP address, without a port", _is_host)
 _ORIGINS = Rule(
-    "exact origins such as https://app.example.org: lower case, no path, no wildcard, no default port", _is_origin
+    "origins such as https://app.example.org or https://*.example.org: lower case, no path, no default port", _is_origin
 )
 _NETWORKS = Rule("IP addresses or networks such as 10.0.0.0/8, without host bits", _is_network)
 _HEADERS = Rule(
-    "header names and values in printable ASCII; framing headers, Host and Accept are the gateway's own", _is_header
+    "header names and values in printable ASCII; framing headers, Host, Accept, x-session-id, x-continuity-id and "
+    "x-user-… are the gateway's own",
+    _is_header,
 )
+_STRONG_CREDENTIAL = Rule(
+    "one word of printable ASCII, 16 characters at least",
+    lambda text: re.fullmatch(r"[\x21-\x7e]{16,}", text) is not None,
+)
+_KEYS = Rule(
+    "keys of 16 or more printable ASCII characters, separated by commas",
+    lambda text: all(re.fullmatch(r"[\x21-\x2b\x2d-\x7e]{16,}", key.strip()) for key in text.split(",")),
+)
+_JWT_SECRET = Rule("at least 32 bytes", lambda text: len(text.encode()) >= _JWT_SECRET_BYTES)
+_ALGORITHMS = Rule(
+    "HS256, HS384, HS512, RS256, RS384, RS512, ES256, ES384, ES512 or EdDSA", lambda text: text in _KNOWN_ALGORITHMS
+)
+_CLAIMS = Rule("names of claims", _is_printable)
 _CREDENTIAL = Rule("one word of printable ASCII", lambda text: re.fullmatch(r"[\x21-\x7e]+", text) is not None)
 _PATH = Rule("a path", _is_printable)
 _TEXT = Rule("text that isn't empty", lambda text: bool(text.strip()))
@@ -203,10 +224,24 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Admin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The second listener, for operators: metrics and ops pages."""
+    """The second listener, for operators: metrics, flags and ops pages."""
 
-    host: Annotated[str, _about("Address of the admin listener.", rule=_HOST, is_planned=True)] = "127.0.0.1"
-    port: Annotated[Port, _about("Port of the admin listener.", is_planned=True)] = 9464
+    enabled: Annotated[bool, _about("Whether there is an admin listener.")] = True
+    host: Annotated[str, _about("Address of the admin listener.", rule=_HOST)] = "127.0.0.1"
+    port: Annotated[Port, _about("Port of the admin listener; 0 takes a free one and says which.")] = 9464
+    token: Annotated[
+        Secret | None,
+        _about(
+            "Bearer token of the admin listener; unset makes one at the first start and shows it once.",
+            example="a-long-random-token",
+            rule=_STRONG_CREDENTIAL,
+        ),
+    ] = None
+    token_file: Annotated[
+        Path | None,
+        _about("File that holds the admin token.", example="/run/secrets/subak-admin-token", rule=_PATH),
+    ] = None
+    metrics_public: Annotated[bool, _about("Whether /metrics may be read without the admin token.")] = False
 
 
 class Features(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -216,6 +251,94 @@ class Features(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         bool,
         _about("Whether answers are streamed; when false the stream routes answer 403.", alias="ENABLE_SSE_STREAMING"),
     ] = False
+    flags_file: Annotated[
+        Path | None,
+        _about(
+            "Flags in flagd's JSON, watched for changes; they only narrow what ENABLE_SSE_STREAMING allows.",
+            example="/etc/subak/flags.json",
+            rule=_PATH,
+        ),
+    ] = None
+
+
+class Auth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who a caller is."""
+
+    required: Annotated[bool, _about("Whether stream routes refuse callers without credentials (401).")] = False
+    jwt_secret: Annotated[
+        Secret | None,
+        _about(
+            "Shared secret of HS256, HS384 or HS512 tokens: 32, 48 or 64 bytes at least.",
+            example="a-long-random-secret-of-32-bytes-or-more",
+            rule=_JWT_SECRET,
+        ),
+    ] = None
+    jwt_secret_file: Annotated[
+        Path | None,
+        _about("File that holds the shared secret.", example="/run/secrets/jwt-secret", rule=_PATH),
+    ] = None
+    jwks_url: Annotated[
+        str | None,
+        _about(
+            "Where the issuer publishes its public keys (JWKS); fetched without following redirects.",
+            example="https://login.example.org/.well-known/jwks.json",
+            rule=_URL,
+        ),
+    ] = None
+    algorithms: Annotated[
+        tuple[str, ...],
+        _about(
+            "Signature algorithms that are accepted, of one family; unset means HS256 for a secret, else RS256, "
+            "ES256 and EdDSA.",
+            example=["RS256"],
+            rule=_ALGORITHMS,
+        ),
+    ] = ()
+    issuer: Annotated[
+        str | None,
+        _about("What `iss` of a token must be.", example="https://login.example.org/", rule=_WORD),
+    ] = None
+    audience: Annotated[str | None, _about("What `aud` of a token must contain.", example="subak", rule=_WORD)] = None
+    leeway_s: Annotated[
+        Annotated[float, Meta(ge=0, le=300)], _about("Tolerance for the issuer's clock in `exp` and `nbf`.")
+    ] = 30.0
+    id_claims: Annotated[
+        tuple[str, ...], _about("Claims that may hold a caller's id; the first one present counts.", rule=_CLAIMS)
+    ] = ("sub", "id", "userId")
+    email_claim: Annotated[str, _about("Claim that holds the caller's e-mail.", rule=_WORD)] = "email"
+    role_claim: Annotated[str, _about("Claim that holds the caller's role.", rule=_WORD)] = "role"
+    tenant_claim: Annotated[str, _about("Claim that holds the caller's tenant.", rule=_WORD)] = "tenant"
+    cookie: Annotated[
+        str | None,
+        _about(
+            "Cookie that may hold the token, taken only with an Origin of http.cors_origins or our own.",
+            example="session",
+            rule=_CREDENTIAL,
+        ),
+    ] = None
+    on_expiry: Annotated[
+        Literal["finish", "cut"],
+        _about("What happens to a reader whose token expires in the middle: it may finish, or is cut."),
+    ] = "finish"
+    internal_keys: Annotated[
+        Secret | None,
+        _about(
+            "API keys of the host's own services, separated by commas: no limits, and x-user-id is believed.",
+            alias="API_KEYS_INTERNAL",
+            example="one-long-random-key,another-long-random-key",
+            rule=_KEYS,
+        ),
+    ] = None
+    internal_keys_file: Annotated[
+        Path | None,
+        _about("File that holds the internal keys.", example="/run/secrets/subak-internal-keys", rule=_PATH),
+    ] = None
+    unverified_email: Annotated[
+        Literal["pass", "drop"],
+        _about("What becomes of the user_email of a caller without credentials: passed on as unverified, or dropped."),
+    ] = "pass"
+    ticket_s: Annotated[Seconds, _about("How soon a stream ticket must be used for the first time.")] = 30.0
+    max_tickets: Annotated[Count, _about("Most stream tickets kept by one process.")] = 100_000
 
 
 class Upstream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -403,7 +526,7 @@ class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cors_origins: Annotated[
         tuple[str, ...],
         _about(
-            "Web origins whose pages may call the gateway; separated by commas in the environment.",
+            "Web origins whose pages may call the gateway, exact or https://*.example.org; commas in the environment.",
             example=["https://app.example.org"],
             rule=_ORIGINS,
         ),
@@ -411,10 +534,10 @@ class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trusted_proxies: Annotated[
         tuple[str, ...],
         _about(
-            "Proxies whose X-Forwarded-For is believed; separated by commas in the environment.",
+            "Proxies whose X-Forwarded-For and x-user-id are believed: each must set or remove both. "
+            "Separated by commas in the environment.",
             example=["10.0.0.0/8"],
             rule=_NETWORKS,
-            is_planned=True,
         ),
     ] = ()
     max_url_bytes: Annotated[ByteCount, _about("Longest request target of a stream route; a longer one gets 414.")] = (
@@ -437,12 +560,85 @@ class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much one caller may ask."""
 
-    enabled: Annotated[bool, _about("Whether the limits below hold.", is_planned=True)] = True
-    chat: Annotated[Count, _about("Questions of one caller in 60 seconds.", is_planned=True)] = 20
-    streams: Annotated[Count, _about("Streams of one verified caller at the same time.", is_planned=True)] = 5
-    streams_anonymous: Annotated[
-        Count, _about("Streams of one anonymous address at the same time.", is_planned=True)
-    ] = 20
+    enabled: Annotated[bool, _about("Whether the limits below hold.")] = True
+    chat: Annotated[Count, _about("Questions of one caller in chat_window_s.")] = 20
+    chat_window_s: Annotated[Seconds, _about("Length of the sliding window of chat.")] = 60.0
+    chat_network: Annotated[
+        Count, _about("Questions of one IPv6 /48 in chat_window_s, so that many /64 of one owner don't add up.")
+    ] = 200
+    streams: Annotated[Count, _about("Streams of one verified caller at the same time.")] = 5
+    streams_anonymous: Annotated[Count, _about("Streams of one anonymous address at the same time.")] = 20
+    streams_total: Annotated[Count, _about("Streams of one process at the same time.")] = 50_000
+    resume: Annotated[Count, _about("Resumes of one caller in 60 seconds; they cost no chat quota.")] = 240
+    unauthenticated: Annotated[Count, _about("Refused credentials from one address in 60 seconds.")] = 30
+    passed_chat: Annotated[
+        Annotated[int, Meta(ge=0, le=1_000_000_000)],
+        _about("Requests of one caller to the passed-through /chat in chat_window_s; 0 means no limit of ours."),
+    ] = 0
+    max_keys: Annotated[Count, _about("Callers that one process keeps count of; limited ones are never forgotten.")] = (
+        200_000
+    )
+    ietf_headers: Annotated[bool, _about("Whether answers also carry the IETF's RateLimit headers.")] = False
+
+
+class Audit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The sealed record of what happened."""
+
+    enabled: Annotated[bool, _about("Whether an audit trail is kept.")] = True
+    store: Annotated[
+        Literal["sqlite", "postgres"], _about("Where records are kept: a file in the state directory, or PostgreSQL.")
+    ] = "sqlite"
+    dsn: Annotated[
+        Secret | None,
+        _about("Connection to PostgreSQL.", example="postgresql://subak@db.example.org/audit", rule=_WORD),
+    ] = None
+    dsn_file: Annotated[
+        Path | None, _about("File that holds the connection to PostgreSQL.", example="/run/secrets/dsn", rule=_PATH)
+    ] = None
+    mode: Annotated[
+        Literal["strict", "degraded"],
+        _about("What happens when nothing can be recorded: no answers, or answers with a counted loss."),
+    ] = "strict"
+    retention_days: Annotated[Annotated[int, Meta(ge=1, le=3650)], _about("How long records are kept.")] = 90
+    anchor_file: Annotated[
+        Path | None,
+        _about(
+            "Second file that every checkpoint is appended to, best on another disk or host.",
+            example="/mnt/anchor/subak-checkpoints",
+            rule=_PATH,
+        ),
+    ] = None
+    receipts: Annotated[bool, _about("Whether `done` carries a signed receipt of the answer's record.")] = False
+
+
+class Loki(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Log lines pushed to Loki from inside the process."""
+
+    url: Annotated[
+        str | None,
+        _about(
+            "Base URL of Loki; unset pushes nothing.",
+            alias="GRAFANA_LOKI_URL",
+            example="https://logs.example.org",
+            rule=_URL,
+        ),
+    ] = None
+    user: Annotated[
+        str | None,
+        _about("User of Loki's basic authentication.", alias="GRAFANA_LOKI_USER", example="12345", rule=_WORD),
+    ] = None
+    key: Annotated[
+        Secret | None,
+        _about(
+            "Password of that user; without a user it is sent as a bearer token.",
+            alias="GRAFANA_API_KEY",
+            example="the-key",
+            rule=_CREDENTIAL,
+        ),
+    ] = None
+    key_file: Annotated[
+        Path | None, _about("File that holds the password.", example="/run/secrets/loki-key", rule=_PATH)
+    ] = None
 
 
 class Knowledge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -512,10 +708,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: Server = Server()
     admin: Admin = Admin()
     features: Features = Features()
+    auth: Auth = Auth()
     upstream: Upstream = Upstream()
     stream: Stream = Stream()
     http: Http = Http()
     limits: Limits = Limits()
+    audit: Audit = Audit()
+    loki: Loki = Loki()
     knowledge: Knowledge = Knowledge()
     llm: Llm = Llm()
     log: Log = Log()

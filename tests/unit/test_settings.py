@@ -399,8 +399,10 @@ def test_an_upstream_url_that_is_none_is_refused(text: str) -> None:
     assert problem.key == "upstream.url"
 
 
-@pytest.mark.parametrize("origin", ["https://app.example.org", "http://localhost:3000", "http://[::1]:3000"])
-def test_an_exact_origin_is_accepted(origin: str) -> None:
+@pytest.mark.parametrize(
+    "origin", ["https://app.example.org", "http://localhost:3000", "http://[::1]:3000", "https://*.example.org"]
+)
+def test_an_origin_is_accepted(origin: str) -> None:
     loaded = from_environment(SUBAK_HTTP__CORS_ORIGINS=f"{origin} , https://second.example.org")
     assert loaded.settings.http.cors_origins == (origin, "https://second.example.org")
 
@@ -411,7 +413,8 @@ def test_an_exact_origin_is_accepted(origin: str) -> None:
         "*",
         "null",
         "app.example.org",
-        "https://*.example.org",
+        "https://*",
+        "https://app.*.example.org",
         "https://app.example.org/",
         "https://App.example.org",
         "https://app.example.org:443",
@@ -569,6 +572,13 @@ def test_credentials_in_a_url_are_never_in_the_message(url: str) -> None:
 # Contradictions
 
 
+TOKENS: Mapping[str, str] = {
+    "SUBAK_AUTH__JWT_SECRET": "s" * 40,
+    "SUBAK_AUTH__ISSUER": "https://login.example.org/",
+    "SUBAK_AUTH__AUDIENCE": "subak",
+}
+
+
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
@@ -585,6 +595,11 @@ def test_credentials_in_a_url_are_never_in_the_message(url: str) -> None:
         ({"SUBAK_UPSTREAM__MAX_EVENT_BYTES": "5000000"}, "expected at most stream.max_bytes, which is 4194304"),
         ({"SUBAK_UPSTREAM__KIND": "rag"}, 'SUBAK_UPSTREAM__KIND = "rag": needs upstream.url'),
         ({"SUBAK_LLM__URL": "http://h"}, "needs llm.model too"),
+        ({**TOKENS, "SUBAK_AUTH__JWKS_URL": "http://h"}, "SUBAK_AUTH__JWT_SECRET = ***: and auth.jwks_url exclude"),
+        ({**TOKENS, "SUBAK_AUTH__ALGORITHMS": "HS256,RS256"}, "RS256 doesn't go with auth.jwt_secret"),
+        ({**TOKENS, "SUBAK_AUTH__ALGORITHMS": "HS256,HS512"}, "needs 64 bytes for auth.algorithms"),
+        ({"SUBAK_AUTH__ALGORITHMS": "RS256"}, "needs auth.jwt_secret or auth.jwks_url"),
+        ({**TOKENS, "SUBAK_AUTH__ISSUER": ""}, "is needed with auth.jwt_secret; say whose tokens count"),
         ({"SUBAK_UPSTREAM__CLIENT_KEY_FILE": "/k"}, "needs upstream.client_cert_file"),
         (
             {"SUBAK_UPSTREAM__CA_FILE": "/ca", "RAG_BACKEND_URL": "http://h"},
@@ -629,20 +644,40 @@ def test_every_default_is_one_that_would_be_accepted() -> None:
             assert value_of(loaded.settings, setting.key) == setting.default, setting.key
 
 
+ISSUED: Mapping[str, str] = {"auth.issuer": "https://login.example.org/", "auth.audience": "subak"}
+NEEDED: Mapping[str, Mapping[str, str]] = {
+    "llm.url": {"llm.model": "m"},
+    "auth.jwt_secret": ISSUED,
+    "auth.jwks_url": ISSUED,
+    "auth.algorithms": {**ISSUED, "auth.jwks_url": "https://login.example.org/jwks"},
+    "loki.user": {"loki.key": "k"},
+}
+"""What a setting needs beside it."""
+
+
 def test_every_setting_without_a_default_has_an_example_that_is_accepted() -> None:
     for setting in catalogue():
         if setting.default in (None, (), {}):
             example = setting.notes.example
             assert example is not None, setting.key
             if not setting.key.endswith("_file"):
-                needed = {"llm.model": Given("m", "flag --x")} if setting.key == "llm.url" else {}
+                needed = {key: Given(text, "flag --x") for key, text in NEEDED.get(setting.key, {}).items()}
                 loaded = load({}, None, {setting.key: Given(example, "flag --x"), **needed})
                 assert value_of(loaded.settings, setting.key) is not None
 
 
 def test_a_setting_is_secret_by_its_type() -> None:
     secret = {setting.key for setting in catalogue() if setting.is_secret}
-    assert secret == {"upstream.key", "upstream.headers", "llm.key"}
+    assert secret == {
+        "admin.token",
+        "auth.internal_keys",
+        "auth.jwt_secret",
+        "upstream.key",
+        "upstream.headers",
+        "audit.dsn",
+        "loki.key",
+        "llm.key",
+    }
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
