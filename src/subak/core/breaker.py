@@ -6,8 +6,8 @@
     open       nothing                   half-open, when its rest is over
     half-open  one question at a time    closed by a first token; open again, for twice as long, by a failure
 
-A first token is what counts as success: a server that accepts and then says nothing is not well (PROTOCOL, TRUST row
-22).
+A first token is what counts as success: a server that accepts and then says nothing is not well (row 22
+of docs/reliability.md).
 """
 
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""The two clocks everything else is handed. Core itself reads neither (ARCHITECTURE §1)."""
+"""The two clocks everything else is handed. Core itself reads neither."""
 
 from typing import Protocol
 

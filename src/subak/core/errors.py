@@ -7,6 +7,7 @@ texts here are the only ones a caller ever sees: never the text of a foreign exc
 
 from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 
 
 class ErrorCode(StrEnum):
@@ -63,10 +64,16 @@ _RETRYABLE = frozenset(
 
 
 class SubakError(Exception):
-    """Root of the tree. `code` is stable and for machines, `http_status` is what it is before the first byte."""
+    """Root of the tree. `code` is stable and for machines, `http_status` is what it is before the first byte.
+
+    `reason` is for operators where a code doesn't say it all: a short constant, never content. `headers` go with the
+    answer.
+    """
 
     code: str = "internal_error"
     http_status: int = 500
+    reason: str = ""
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self, detail: str, *, retry_after_s: int | None = None, members: Mapping[str, object] | None = None
@@ -99,6 +106,11 @@ class StreamNotFound(RequestError):
 
     code = "stream_not_found"
     http_status = 404
+
+    def __init__(self, detail: str, *, foreign_stream_id: str | None = None) -> None:
+        """`foreign_stream_id`: there is such a stream, of somebody else. For the audit trail, never for the answer."""
+        super().__init__(detail)
+        self.foreign_stream_id = foreign_stream_id
 
 
 class CursorAhead(RequestError):
@@ -153,12 +165,44 @@ class FlagDisabled(RequestError):
     code = "feature_flag_disabled"
     http_status = 403
 
-    def __init__(self, flag: str, origin: str | None) -> None:
-        """`origin` is the caller's Origin header, the only thing we ever echo (PROTOCOL §2)."""
-        members: dict[str, object] = {"ok": False, "code": self.code, "flag": flag}
-        if origin is not None:
-            members["origin"] = origin
-        super().__init__("Streaming is not enabled here.", members=members)
+    def __init__(self, flag: str, *, reason: str = "") -> None:
+        """`reason`: for operators, why it is off for this caller."""
+        super().__init__("Streaming is not enabled here.", members={"ok": False, "code": self.code, "flag": flag})
+        self.reason = reason
+
+
+class Unauthenticated(RequestError):
+    """The credentials are missing or don't hold. Callers are told no more; `reason` is for the operator."""
+
+    code = "unauthenticated"
+    http_status = 401
+
+    def __init__(self, reason: str) -> None:
+        """`reason` is a short constant such as `token_expired`, never content."""
+        super().__init__("Valid credentials are needed.")
+        self.reason = reason
+
+
+class Forbidden(RequestError):
+    """The caller is known and may not do this."""
+
+    code = "forbidden"
+    http_status = 403
+
+
+class RateLimited(RequestError):
+    """A quota is used up: `reason` names its policy, `retry_after_s` is when the next request is admitted."""
+
+    code = "rate_limit_exceeded"
+    http_status = 429
+
+    def __init__(self, policy: str, retry_after_s: int, headers: Mapping[str, str]) -> None:
+        """`retry_after_s` in whole seconds, rounded up, at least 1; `headers` say how the quota stands."""
+        sentence = f"Too many requests. Please wait {retry_after_s} seconds before trying again."
+        members = {"ok": False, "error": "RATE_LIMIT_EXCEEDED", "message": sentence, "retryAfter": retry_after_s}
+        super().__init__(sentence, retry_after_s=retry_after_s, members=members)
+        self.reason = policy
+        self.headers = headers
 
 
 class TooLarge(RequestError):
@@ -209,10 +253,35 @@ class BudgetExhausted(StoreError):
     code = "memory_budget"
 
 
+class AuditUnavailable(StoreError):
+    """The start of an answer can't be recorded, and none is given unrecorded."""
+
+    code = "audit_unavailable"
+
+
+class TicketsUsedUp(StoreError):
+    """This process keeps as many stream tickets as it may."""
+
+    code = "tickets_used_up"
+
+
+class TooManyStreams(StoreError):
+    """This process has as many streams as it may."""
+
+    code = "too_many_streams"
+
+
 class Draining(StoreError):
     """This process takes no new streams: it is going away."""
 
     code = "draining"
+
+
+class KeysUnavailable(SubakError):
+    """Tokens can't be judged now: their issuer's keys could not be fetched for too long. The caller is not at fault."""
+
+    code = "keys_unavailable"
+    http_status = 503
 
 
 class UpstreamUnavailable(SubakError):

@@ -11,7 +11,10 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Question(msgspec.Struct, frozen=True):
-    """A validated question. `conversation_history` is None when the caller sent none: that is not an empty list."""
+    """A validated question. `conversation_history` is None when the caller sent none: that is not an empty list.
+
+    `is_verified`: credentials vouch for `user_id`, `tenant` and `user_email`, in place of what the caller says.
+    """
 
     query: str
     user_email: str | None = None
@@ -19,3 +22,6 @@ class Question(msgspec.Struct, frozen=True):
     conversation_history: tuple[Turn, ...] | None = None
     session_id: str | None = None
     continuity_id: str | None = None
+    user_id: str | None = None
+    tenant: str | None = None
+    is_verified: bool = False
