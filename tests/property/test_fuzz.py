@@ -1,7 +1,7 @@
 """Row 75 of the fault matrix: broken input to whatever reads bytes of others raises what is declared, and nothing else.
 
-Half a second each in `./dev.py check`, three in `./dev.py test`, a minute in `./dev.py soak`. Requests over real
-sockets: tests/integration/test_fuzz_requests.py.
+Half a second each in `./dev.py check`, three in `./dev.py test`, a minute in `./dev.py soak` and in CI. Requests over
+real sockets: tests/integration/test_fuzz_requests.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,8 +19,9 @@ from subak.settings import Loaded, SettingsError, catalogue, load
 from subak.upstream.http1_response import BodyState, MalformedResponse, Response
 from subak.upstream.openai_frames import OpenAiCounts, OpenAiFrames
 from subak.upstream.rag_frames import FrameCounts, RagFrames
-from tests.mutator import Mutator
+from tests.mutator import FUZZ_MARKS, Mutator
 
+pytestmark = FUZZ_MARKS
 AT_MS: Final = 1_795_359_600_000
 MAX_BYTES: Final = 4096
 

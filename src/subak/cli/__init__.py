@@ -56,8 +56,12 @@ def _deferred(name: str, line: str) -> _Deferred:
         _deferred("serve", "Run the gateway in front of your backend."),
         _deferred("check", "Check settings, files and directories without listening."),
         _deferred("doctor", "Find what keeps answers from readers: this machine, the upstream, the proxies in front."),
+        _deferred("keys", "Make, list and revoke API keys."),
+        _deferred("tail", "Ask a gateway, or follow an answer, and print it as it comes."),
         _deferred("backend", "Run the embedded RAG backend alone, over HTTP."),
         _deferred("config", "Show the settings in force, or an example file with all of them."),
+        _deferred("flags", "Show and change for whom streaming is on."),
+        _deferred("rollout", "Let callers in step by step, as long as the figures are good."),
         _deferred("version", "Show the versions of Subak and of what it runs on."),
     ],
     invoke_without_command=True,
@@ -67,7 +71,7 @@ def _deferred(name: str, line: str) -> _Deferred:
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 @click.rich_config({"commands_before_options": True})
 @click.command_panel("Start here", commands=["demo", "serve", "check"])
-@click.command_panel("More", commands=["doctor", "backend", "config", "version"])
+@click.command_panel("More", commands=["doctor", "tail", "keys", "flags", "rollout", "backend", "config", "version"])
 @click.pass_context
 def cli(ctx: click.RichContext, /) -> None:
     """A gateway for streamed answers: asked once, delivered whole, whatever happens to the line."""

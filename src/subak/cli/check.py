@@ -14,7 +14,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from subak.cli.options import config_option, debug_option, json_option, load_settings, setting_flags
+from subak.cli.options import config_option, debug_option, gateway_flags, json_option, load_settings
 from subak.cli.output import print_json
 from subak.settings import Given, Settings
 from subak.state import StateError, load_secret
@@ -31,7 +31,7 @@ class Finding:
 
 
 @click.command("check")
-@setting_flags("server.host", "server.port", "upstream.url", "knowledge.docs", "knowledge.pace_ms")
+@gateway_flags
 @config_option
 @json_option
 @debug_option
@@ -68,6 +68,8 @@ def _looks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "upstream", partial(_describe_upstream, settings)
     if settings.knowledge.docs is not None:
         yield "knowledge.docs", partial(_look_at_docs, settings.knowledge.docs)
+    if settings.features.flags_file is not None:
+        yield "features.flags_file", partial(_look_at_flags_file, settings.features.flags_file)
     if upstream.token_file is not None:
         yield "upstream.token_file", partial(_look_at_token, upstream.token_file)
     if upstream.ca_file is not None:
@@ -127,6 +129,16 @@ def _look_at_docs(directory: Path) -> str:
     if next(directory.iterdir(), None) is None:
         raise _Amiss(f"{directory} is empty", "put Markdown, HTML or text files there, or unset knowledge.docs")
     return f"{directory.absolute()} is readable"
+
+
+def _look_at_flags_file(path: Path) -> str:
+    from subak.admission.openfeature import FlagsFileError, read_flags_file
+
+    try:
+        read_flags_file(path)
+    except FlagsFileError as exc:
+        raise _Amiss(str(exc), "correct it: a gateway that starts with it streams to nobody") from exc
+    return f"{path} can be used"
 
 
 def _look_at_token(path: Path) -> str:

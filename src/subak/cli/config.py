@@ -5,7 +5,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from subak.cli.options import config_option, debug_option, json_option, load_settings, setting_flags
+from subak.cli.options import config_option, debug_option, gateway_flags, json_option, load_settings
 from subak.cli.output import print_json
 from subak.settings import MASK, Given, Loaded, Secret, Setting, as_text, catalogue, sections, value_of
 
@@ -18,7 +18,7 @@ def command() -> None:
 
 
 @command.command("show")
-@setting_flags("server.host", "server.port", "upstream.url", "knowledge.docs", "knowledge.pace_ms")
+@gateway_flags
 @config_option
 @json_option
 @debug_option

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 import rich_click as click
 
-from subak.cli.options import config_option, debug_option, json_option, load_settings, setting_flags
+from subak.cli.options import config_option, debug_option, gateway_flags, json_option, load_settings
 from subak.cli.output import print_json
 from subak.doctor.findings import Check, Finding, Status, fine
 from subak.doctor.machine import (
@@ -49,7 +49,7 @@ def _base_url(_ctx: click.Context, _param: click.Parameter, url: str | None) -> 
     help="Base URL as readers see it, through all proxies: tests whether events come through one by one.",
 )
 @click.option("--no-question", is_flag=True, help="Don't ask the upstream; otherwise it is asked one short question.")
-@setting_flags("server.host", "server.port", "upstream.url", "knowledge.docs", "knowledge.pace_ms")
+@gateway_flags
 @config_option
 @json_option
 @debug_option

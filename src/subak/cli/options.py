@@ -57,6 +57,10 @@ def _flag(setting: Setting) -> Callable[[Callable[P, R]], Callable[P, R]]:
     )
 
 
+gateway_flags = setting_flags("server.host", "server.port", "upstream.url", "knowledge.docs", "knowledge.pace_ms")
+"""The flags of a command that runs a gateway, or looks at how one would run."""
+
+
 def load_settings(config: str | None, flags: Mapping[str, str | None], *, forced: Mapping[str, Given]) -> Loaded:
     """The settings of this process: its environment, its file, these flags, and what the command itself decides.
 

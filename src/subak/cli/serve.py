@@ -4,11 +4,11 @@ from functools import partial
 
 import rich_click as click
 
-from subak.cli.options import config_option, debug_option, json_logs, json_logs_option, read_settings, setting_flags
+from subak.cli.options import config_option, debug_option, gateway_flags, json_logs, json_logs_option, read_settings
 
 
 @click.command("serve")
-@setting_flags("server.host", "server.port", "upstream.url", "knowledge.docs", "knowledge.pace_ms")
+@gateway_flags
 @config_option
 @json_logs_option
 @debug_option

@@ -1,0 +1,187 @@
+"""`subak flags`: what operators set, see and are told."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Run
+
+ON = {"ENABLE_SSE_STREAMING": "true"}
+
+
+def overrides(run: Run) -> dict[str, object]:
+    shown: dict[str, object] = json.loads(run("flags", "show", "--json").stdout)["overrides"]
+    return shown
+
+
+def test_looking_makes_nothing(run: Run, tmp_path: Path) -> None:
+    for command in (("list",), ("show",), ("history",)):
+        assert run("flags", *command).exit_code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list_says_for_whom_each_flag_is_on_and_where_that_stands(run: Run, tmp_path: Path) -> None:
+    assert run("flags", "list").stdout == "ENABLE_SSE_STREAMING  off: the environment doesn't permit it\n"
+    result = run("flags", "list", **ON)
+    assert result.stdout == "ENABLE_SSE_STREAMING  on for everybody\n"
+    assert str(tmp_path / ".subak") in result.stderr
+    document = json.loads(run("flags", "list", "--json").stdout)
+    assert document["state_dir"] == str(tmp_path / ".subak")
+    assert [flag["key"] for flag in document["flags"]] == ["ENABLE_SSE_STREAMING"]
+
+
+def test_what_is_set_is_shown(run: Run) -> None:
+    result = run(
+        "flags", "set", "--percentage", "0.5", "--allow", "user:7", "--allow", "2001:DB8::/32", "--deny", "10.0.0.0/8"
+    )
+    assert result.exit_code == 0, result.output
+    shown = run("flags", "show", **ON).stdout
+    assert "on for 0.5 % and for 2 on the allow list but not for 1 on the deny list" in shown
+    assert "2001:db8::/32, user:7" in shown
+    assert overrides(run) == {
+        "off": False,
+        "percentage": 0.5,
+        "allow": ["2001:db8::/32", "user:7"],
+        "deny": ["10.0.0.0/8"],
+        "not_before": None,
+        "not_after": None,
+    }
+
+
+def test_one_setting_leaves_the_others(run: Run) -> None:
+    run("flags", "set", "--percentage", "25%", "--allow", "user:1")
+    run("flags", "set", "--off", "--allow", "user:2")
+    run("flags", "set", "--deny", "user:1")
+    now = overrides(run)
+    assert (now["off"], now["percentage"], now["allow"], now["deny"]) == (True, 25, ["user:2"], ["user:1"])
+    run("flags", "set", "--on", "--percentage", "none", "--allow", "user:1", "--forget", "user:2")
+    now = overrides(run)
+    assert (now["off"], now["percentage"], now["allow"], now["deny"]) == (False, None, ["user:1"], [])
+
+
+def test_clear_forgets_what_was_before_it(run: Run) -> None:
+    run("flags", "set", "--off", "--allow", "user:1", "--not-after", "2027-01-01")
+    run("flags", "set", "--clear", "--percentage", "5")
+    now = overrides(run)
+    assert (now["off"], now["percentage"], now["allow"], now["not_after"]) == (False, 5, [], None)
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ("2026-12-01", "2026-12-01T00:00:00Z"),
+        ("2026-12-01T08:00", "2026-12-01T08:00:00Z"),
+        ("2026-12-01T08:00+08:00", "2026-12-01T00:00:00Z"),
+        ("none", None),
+    ],
+)
+def test_times_are_utc_unless_they_say_otherwise(run: Run, given: str, stored: str | None) -> None:
+    assert run("flags", "set", "--off", "--not-before", given).exit_code == 0
+    assert overrides(run)["not_before"] == stored
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("set",), "Nothing to change"),
+        (("set", "--percentage", "101"), "0 to 100"),
+        (("set", "--percentage", "nan"), "0 to 100"),
+        (("set", "--percentage", "0.0001"), "three decimals"),
+        (("set", "--percentage", "much"), "0 to 100"),
+        (("set", "--allow", "10.0.0.1/8"), "without host bits"),
+        (("set", "--deny", "somebody"), "user:42"),
+        (("set", "--not-after", "soon"), "2026-12-01T08:00Z"),
+        (("set", "--not-before", "2026-12-02", "--not-after", "2026-12-01"), "a time after not_before"),
+        (("show", "ENABLE_SSE"), "Known: ENABLE_SSE_STREAMING"),
+        (("set", "ENABLE_SSE", "--off"), "Known: ENABLE_SSE_STREAMING"),
+    ],
+)
+def test_wrong_usage_is_2_and_changes_nothing(run: Run, arguments: tuple[str, ...], said: str) -> None:
+    result = run("flags", *arguments)
+    assert result.exit_code == 2, result.output
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert json.loads(run("flags", "history", "--json").stdout) == []
+
+
+def test_history_says_who_when_and_what(run: Run) -> None:
+    assert run("flags", "history").stdout == "Nothing was ever changed.\n"
+    run("flags", "set", "--percentage", "5")
+    run("flags", "set", "--percentage", "25")
+    newest, oldest = run("flags", "history").stdout.splitlines()
+    assert newest.endswith("percentage 5 % → 25 %")
+    assert "  cli:" in oldest
+    (change,) = json.loads(run("flags", "history", "--json", "--limit", "1").stdout)
+    assert (change["number"], change["flag"], change["from"], change["to"]) == (
+        2,
+        "ENABLE_SSE_STREAMING",
+        {"percentage": 5},
+        {"percentage": 25},
+    )
+
+
+def test_a_flags_file_is_shown_with_what_it_says(run: Run, tmp_path: Path) -> None:
+    flag = {"state": "ENABLED", "variants": {"on": True, "off": False}, "defaultVariant": "off"}
+    file = tmp_path / "flags.json"
+    file.write_text(json.dumps({"flags": {"ENABLE_SSE_STREAMING": flag}}), encoding="utf-8")
+    seen = {**ON, "SUBAK_FEATURES__FLAGS_FILE": str(file)}
+    assert "off: by the flags file" in run("flags", "list", **seen).stdout
+    file.write_text("{", encoding="utf-8")
+    result = run("flags", "list", **seen)
+    assert "off: by the flags file" in result.stdout
+    assert "flags.json" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("who", "said"),
+    [
+        ("user:1", "in: allowed\n"),
+        ("user:2", "out: denied\n"),
+        ("user:3", "out: outside\n"),
+        ("10.0.0.9", "in: allowed\n"),
+        ("192.0.2.7", "out: outside\n"),
+        ("2001:db8::1", "out: outside\n"),
+    ],
+)
+def test_show_says_why_somebody_is_in_or_out(run: Run, who: str, said: str) -> None:
+    run("flags", "set", "--percentage", "0", "--allow", "user:1", "--allow", "10.0.0.0/8", "--deny", "user:2")
+    assert run("flags", "show", "--for", who, **ON).stdout == said
+    assert json.loads(run("flags", "show", "--for", who, "--json").stdout)["reason"] == "environment"
+
+
+def test_show_asks_the_flags_file_about_somebody(run: Run, tmp_path: Path) -> None:
+    rule = {"if": [{"==": [{"var": "id"}, "user:1"]}, "on", "off"]}
+    flag = {"state": "ENABLED", "variants": {"on": True, "off": False}, "targeting": rule}
+    file = tmp_path / "flags.json"
+    file.write_text(json.dumps({"flags": {"ENABLE_SSE_STREAMING": flag}}), encoding="utf-8")
+    seen = {**ON, "SUBAK_FEATURES__FLAGS_FILE": str(file)}
+    assert run("flags", "show", "--for", "user:1", **seen).stdout == "in: inside\n"
+    assert run("flags", "show", "--for", "user:2", **seen).stdout == "out: targeting\n"
+
+
+@pytest.mark.parametrize("who", ["", "somebody", "10.0.0.0/8", "fe80::/10"])
+def test_show_wants_one_caller(run: Run, who: str) -> None:
+    result = run("flags", "show", "--for", who)
+    assert result.exit_code == 2
+    assert "such as 192.0.2.7" in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_check_looks_at_the_flags_file(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "flags.json"
+    file.write_text('{"flags": {"ENABLE_SSE_STREAMNG": {}}}', encoding="utf-8")
+    result = run("check", SUBAK_FEATURES__FLAGS_FILE=str(file))
+    assert result.exit_code == 1
+    assert "names none of the flags here" in result.stdout
+    flag = {"state": "ENABLED", "variants": {"on": True}, "defaultVariant": "on"}
+    file.write_text(json.dumps({"flags": {"ENABLE_SSE_STREAMING": flag}}), encoding="utf-8")
+    assert run("check", SUBAK_FEATURES__FLAGS_FILE=str(file)).exit_code == 0
+
+
+def test_a_state_that_is_none_is_told(run: Run, tmp_path: Path) -> None:
+    (tmp_path / ".subak").mkdir()
+    (tmp_path / ".subak" / "flags.db").write_text("x" * 4096, encoding="utf-8")
+    result = run("flags", "set", "--off")
+    assert result.exit_code == 1
+    assert "flags.db: file is not a database" in result.stderr
+    document = json.loads(run("flags", "set", "--off", "--json").stdout)
+    assert (document["ok"], document["code"]) == (False, "state_unusable")
