@@ -1,8 +1,8 @@
 """One process' relay on a clock and an event loop that move only when a test says so.
 
 `Stage` builds a real hub, real publishers, subscribers and store. Only what lies outside the relay is played here: the
-upstream (`PuppetUpstream`), the client's side of a response (`Response` on a `FakeOutlet`) and whoever hears facts
-(`RecordingObserver`). Nothing waits in real time: a loop that would have to wait is idle, and `settle` returns.
+upstream (`PuppetUpstream`) and the client's side of a response (`Response` on a `FakeOutlet`). Nothing waits in real
+time: a loop that would have to wait is idle, and `settle` returns.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from subak.core.clock import Clock
 from subak.core.cursor import Cursor
 from subak.core.deadlines import Deadlines
 from subak.core.envelope import encode_preface, to_json, token_event
-from subak.core.errors import ErrorCode, UpstreamError
+from subak.core.errors import AuditUnavailable, ErrorCode, UpstreamError
 from subak.core.events import SOURCES, Ending, Event, Failed, Finished, FinishReason, UpstreamSink
-from subak.core.facts import Fact
+from subak.core.facts import StreamOpened
 from subak.core.lifecycle import OnDisconnect
 from subak.core.principal import ANONYMOUS, Principal
 from subak.core.question import Question
@@ -37,7 +37,7 @@ from subak.replay.base import (
     Tombstone,
 )
 from subak.replay.memory import MemoryStore
-from subak.testing import FakeClock
+from subak.testing import FakeClock, RecordingObserver
 from tests.wire import transcribe
 
 TICK_S: Final = 0.25
@@ -90,21 +90,6 @@ class SteppedLoop(asyncio.SelectorEventLoop):
         """Run each callback that is ready now, once: what these make ready waits for the next step."""
         self.call_soon(self.stop)
         self.run_forever()
-
-
-class RecordingObserver:
-    """Keeps facts, each with the time when it was heard."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.heard: list[tuple[float, Fact]] = []
-        self._clock = clock
-
-    def notify(self, fact: Fact) -> None:
-        self.heard.append((self._clock.monotonic(), fact))
-
-    def of(self, kind: type[T]) -> list[T]:
-        """Give the facts of one kind."""
-        return [fact for _, fact in self.heard if isinstance(fact, kind)]
 
 
 class PuppetExchange:
@@ -170,6 +155,41 @@ class PuppetExchange:
     def was_cut(self) -> None:
         """Assert that its connection was closed."""
         assert self.is_aborted
+
+
+class PuppetCommitment:
+    """The record of a stream's start, on its way until the test says what became of it."""
+
+    def __init__(self) -> None:
+        self._callback: Callable[[bool], None] | None = None
+
+    def when_done(self, callback: Callable[[bool], None]) -> None:
+        self._callback = callback
+
+    def comes_to(self, *, is_recorded: bool) -> None:
+        """The record is safe, or never will be."""
+        assert self._callback is not None, "the publisher asked to be told"
+        self._callback(is_recorded)
+
+
+class PuppetLedger:
+    """A ledger that a test plays. While `refusal` is set nothing can be recorded; while not `is_slow` nobody waits."""
+
+    def __init__(self) -> None:
+        self.is_slow = False
+        self.refusal: AuditUnavailable | None = None
+        self.commitments: list[PuppetCommitment] = []
+
+    def check(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
+    def begin(self, opened: StreamOpened) -> PuppetCommitment | None:
+        del opened
+        if not self.is_slow:
+            return None
+        self.commitments.append(PuppetCommitment())
+        return self.commitments[-1]
 
 
 class Hanging:
@@ -249,6 +269,10 @@ class FakeOutlet:
         self._subscriber = subscriber
         self._clock = clock
         self._room_bytes: int | None = None
+
+    @property
+    def buffered_bytes(self) -> int:
+        return len(self.waiting)
 
     def write(self, frames: bytes) -> None:
         assert frames, "an empty chunk would end a chunked body"
@@ -495,6 +519,7 @@ class Stage:
         self._house = self.loop.create_task(self._keep_house())
         self.loop.settle()
         self.deadlines.watch(self.store, self.store.on_deadline(self.clock.monotonic()))
+        self.ledger = PuppetLedger()
         self.hub = Hub(
             store=SlowStore(self.store, read_turns) if read_turns else self.store,
             upstream=self.upstream,
@@ -504,6 +529,7 @@ class Stage:
             observer=self.facts,
             tasks=self.tasks,
             chance=lambda: 0.5,
+            ledger=self.ledger,
         )
 
     def close(self) -> None:

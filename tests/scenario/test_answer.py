@@ -3,7 +3,7 @@
 from subak.core.envelope import token_event
 from subak.core.errors import ErrorCode
 from subak.core.events import Failed, Finished, FinishReason
-from subak.core.facts import ReaderAttached, ReaderLeft, StreamEnded, StreamOpened
+from subak.core.facts import ReaderAttached, ReaderLeft, StreamEnded, StreamOpened, TokensTimed
 from subak.core.lifecycle import Status
 from tests.stage import KIB, Stage
 
@@ -168,10 +168,11 @@ def test_facts_tell_the_story_without_content(stage: Stage) -> None:
     stage.advance(1)
     upstream.done()
     stage.settle()
-    facts = [fact for _, fact in stage.facts.heard]
+    facts = stage.facts.facts
     assert facts == [
         StreamOpened(stream_id, "c_stage", "POST streams"),
         ReaderAttached(stream_id, "c_stage", 0, is_resume=False),
+        TokensTimed("POST streams", "on", gaps_us=(0,)),
         StreamEnded(
             stream_id=stream_id,
             connection_id="c_stage",
@@ -182,6 +183,8 @@ def test_facts_tell_the_story_without_content(stage: Stage) -> None:
             size_bytes=17,
             first_token_ms=500,
             duration_ms=1500,
+            inter_token_ms=0,
+            gateway_ms=0,
         ),
         ReaderLeft(stream_id, "c_stage", "completed", 4),
     ]

@@ -18,8 +18,19 @@ from subak.core.deadlines import Deadlines
 from subak.core.envelope import encode_frames, encode_heartbeat, frame_head, snapshot_frame, text_of
 from subak.core.errors import CursorAhead, CursorExpired, Draining, ErrorCode, StreamNotFound
 from subak.core.events import DONE, ERROR, Event, FinishReason
-from subak.core.facts import DrainEnded, DrainStarted, Observer, ReaderAttached, ReaderLeft, StopRequested, StreamOpened
+from subak.core.facts import (
+    DrainEnded,
+    DrainStarted,
+    Observer,
+    Person,
+    ReaderAttached,
+    ReaderLeft,
+    StopRequested,
+    StreamOpened,
+)
+from subak.core.ledger import Ledger, NoLedger
 from subak.core.lifecycle import OnDisconnect, Status, status_of
+from subak.core.live import LiveReader, LiveStream
 from subak.core.principal import Principal
 from subak.core.question import Question
 from subak.relay.publisher import Origin, Publisher, StreamBounds
@@ -82,21 +93,36 @@ class _DoneData(msgspec.Struct):
 _decode_done = msgspec.json.Decoder(_DoneData).decode
 
 
+class _Terms(NamedTuple):
+    """What one stream is opened with (see `Hub.open`)."""
+
+    on_disconnect: OnDisconnect
+    likeness: bytes | None
+    on_end: Callable[[], None] | None
+
+
+class _Labels(NamedTuple):
+    """What facts tell of a response beside its stream."""
+
+    connection_id: str
+    is_resume: bool
+    who: Person
+
+
 class Reading:
     """One response's reading of a log, from attach to departure."""
 
-    __slots__ = ("_connection_id", "_cursor", "_hub", "_is_resume", "_opening", "_stream", "_subscriber", "retry_ms")
+    __slots__ = ("_cursor", "_hub", "_labels", "_opening", "_stream", "_subscriber", "retry_ms")
 
     def __init__(
         self,
         hub: "Hub",
         subscriber: Subscriber,
         stream: Stream | None,
+        labels: _Labels,
         *,
         opening: bytes,
         retry_ms: int,
-        connection_id: str,
-        is_resume: bool,
     ) -> None:
         """`stream` is None for an ended log; `opening` goes before the log's own frames."""
         self.retry_ms = retry_ms
@@ -104,9 +130,8 @@ class Reading:
         self._subscriber = subscriber
         self._stream = stream
         self._opening = opening
-        self._connection_id = connection_id
+        self._labels = labels
         self._cursor = subscriber.cursor
-        self._is_resume = is_resume
 
     @property
     def subscriber(self) -> Subscriber:
@@ -135,12 +160,14 @@ class Reading:
         self._leave(Departure.LOST)
 
     def _enter(self) -> None:
+        connection_id, is_resume, who = self._labels
         self._hub.enter(self._subscriber, self._stream)
-        self._hub.observer.notify(ReaderAttached(self._stream_id, self._connection_id, self._cursor, self._is_resume))
+        self._hub.observer.notify(ReaderAttached(self._stream_id, connection_id, self._cursor, is_resume, who))
 
     def _leave(self, departure: Departure) -> None:
         self._hub.leave(self._subscriber, self._stream, departure)
-        self._hub.observer.notify(ReaderLeft(self._stream_id, self._connection_id, departure, self._subscriber.cursor))
+        connection_id = self._labels.connection_id
+        self._hub.observer.notify(ReaderLeft(self._stream_id, connection_id, departure, self._subscriber.cursor))
 
     @property
     def _stream_id(self) -> str:
@@ -164,8 +191,9 @@ class Hub:
         observer: Observer,
         tasks: asyncio.TaskGroup,
         chance: Callable[[], float],
+        ledger: Ledger | None = None,
     ) -> None:
-        """`chance` gives numbers in [0, 1) for jitter; `tasks` outlives the hub."""
+        """`chance` gives numbers in [0, 1) for jitter; `tasks` outlives the hub; starts are recorded in `ledger`."""
         self.observer = observer
         self.is_draining = False
         self._store = store
@@ -175,9 +203,11 @@ class Hub:
         self._deadlines = deadlines
         self._tasks = tasks
         self._chance = chance
+        self._ledger = ledger or NoLedger()
         self._tag = make_tag(secrets.token_bytes(6))
         self._streams: dict[str, Stream] = {}
         self._readers: set[Subscriber] = set()
+        self._orphans: dict[bytes, tuple[str, float]] = {}
         self._owed: set[str] = set()
         self._changed = asyncio.Event()
 
@@ -190,6 +220,21 @@ class Hub:
     def reader_count(self) -> int:
         """How many responses are being written."""
         return len(self._readers)
+
+    @property
+    def orphan_count(self) -> int:
+        """How many streams that lost their last reader are remembered for `lookup_orphan`."""
+        return len(self._orphans)
+
+    def live_streams(self) -> list[LiveStream]:
+        """Tell how each stream under way stands, the oldest first."""
+        now = self.clock.monotonic()
+        return [stream.publisher.look(now) for stream in self._streams.values()]
+
+    def live_readers(self) -> list[LiveReader]:
+        """Tell how each response under way stands, the oldest first."""
+        now = self.clock.monotonic()
+        return sorted([reader.look(now) for reader in self._readers], key=lambda reader: -reader.age_s)
 
     def configure(self, upstream: Upstream, times: HubTimes) -> None:
         """Take these for streams and readers to come; those under way keep what they began with."""
@@ -204,24 +249,30 @@ class Hub:
         *,
         on_disconnect: OnDisconnect,
         key: IdempotencyKey | None = None,
+        likeness: bytes | None = None,
+        on_end: Callable[[], None] | None = None,
     ) -> Opened:
         """Begin a stream and ask its question, or find the one that the key stands for.
+
+        `likeness`: see `lookup_orphan`. `on_end` is called once, after the stream's end, unless it isn't begun.
 
         Raises:
             Draining, BudgetExhausted: no new streams for now.
             KeyReused: the key was used for another question.
             CursorExpired: the key's stream is gone altogether.
             QuestionTooLong: the upstream can't be asked this.
+            AuditUnavailable: its start couldn't be recorded.
         """
         if self.is_draining:
             raise Draining("This server is being restarted. Please try again.", retry_after_s=1)
+        self._ledger.check()
         self._upstream.check(question)
         stream_id = make_stream_id(self._tag, secrets.token_bytes(ENTROPY_BYTES))
         meta = StreamMeta(stream_id, principal.id, self.clock.time_ms())
         creation = await self._store.create(meta, key)
         if isinstance(creation, Known):
             return Opened(creation.stream_id, is_replay=True)
-        self._begin(creation.log, question, origin, on_disconnect)
+        self._begin(creation.log, question, origin, _Terms(on_disconnect, likeness, on_end))
         return Opened(stream_id, is_replay=False)
 
     async def lookup_key(self, key: IdempotencyKey) -> str | None:
@@ -233,6 +284,15 @@ class Hub:
         """
         return await self._store.lookup_key(key)
 
+    def lookup_orphan(self, likeness: bytes) -> str | None:
+        """Give the stream of this likeness that lost its last reader less than the grace time ago, once.
+
+        A browser that was cut before it saw a cursor asks its question again, in the same words: it gets its answer,
+        not a second one.
+        """
+        stream_id, left_at = self._orphans.pop(likeness, ("", 0.0))
+        return stream_id if stream_id and self.clock.monotonic() < left_at + self._times.grace_s else None
+
     async def attach(
         self,
         stream_id: str,
@@ -241,10 +301,12 @@ class Hub:
         *,
         connection_id: str,
         takes_snapshot: bool = False,
+        expires_at: float | None = None,
     ) -> Attachment:
         """Read a stream after `cursor`, from its beginning without one.
 
-        With `takes_snapshot` a gap is bridged by a snapshot of the text instead of refused.
+        With `takes_snapshot` a gap is bridged by a snapshot of the text instead of refused. `expires_at` (monotonic
+        seconds) is when the reader's credentials no longer hold.
 
         Raises:
             StreamNotFound: it never existed, or isn't the principal's.
@@ -262,7 +324,8 @@ class Hub:
             if not takes_snapshot:
                 raise CursorAhead("The cursor is past the newest event of this stream.")
             after, opening = await self._snapshot(found)
-        return self._reading(found, after, opening, connection_id, is_resume=cursor is not None)
+        labels = _Labels(connection_id, is_resume=cursor is not None, who=_person(principal))
+        return self._reading(found, after, opening, labels, expires_at)
 
     async def state(self, stream_id: str, principal: Principal) -> StreamState:
         """Give a stream's state and text so far.
@@ -280,6 +343,14 @@ class Hub:
         status = live.publisher.status if live is not None else Status.STREAMING
         return _state(found.meta, status, len(events), text_of(events), events[-1])
 
+    async def check_use(self, stream_id: str, principal: Principal) -> None:
+        """Return if the principal may read and stop the stream.
+
+        Raises:
+            StreamNotFound, CursorExpired: as in `attach`.
+        """
+        await self._find(stream_id, principal)
+
     async def stop(self, stream_id: str, principal: Principal) -> StopResult:
         """End a stream for somebody who may; idempotent.
 
@@ -288,7 +359,7 @@ class Hub:
         """
         found = await self._find(stream_id, principal)
         live = self._streams.get(stream_id)
-        self.observer.notify(StopRequested(stream_id, was_live=live is not None))
+        self.observer.notify(StopRequested(stream_id, was_live=live is not None, who=_person(principal)))
         if live is not None:
             live.publisher.stop(FinishReason.CANCELLED)
         if isinstance(found, Tombstone):
@@ -329,6 +400,8 @@ class Hub:
         self._deadlines.watch(reader, reader.next_deadline(self.clock.monotonic()))
         if stream is not None:
             stream.join(reader)
+            if stream.likeness is not None:
+                self._orphans.pop(stream.likeness, None)
 
     def leave(self, reader: Subscriber, stream: Stream | None, departure: Departure) -> None:
         """A response is over."""
@@ -338,9 +411,24 @@ class Hub:
             self._owed.discard(reader.log.meta.stream_id)
         if stream is not None:
             stream.leave(reader)
+            self._note_orphan(stream)
         self._changed.set()
 
-    def _begin(self, log: StreamLog, question: Question, origin: Origin, on_disconnect: OnDisconnect) -> None:
+    def _note_orphan(self, stream: Stream) -> None:
+        """Remember a live stream without readers; forget those whose grace time is over, the oldest first."""
+        if stream.likeness is None or not stream.is_abandoned_for_now:
+            return
+        now = self.clock.monotonic()
+        over: list[bytes] = []
+        self._orphans[stream.likeness] = (stream.log.meta.stream_id, now)
+        for likeness, (_, left_at) in self._orphans.items():
+            if now < left_at + self._times.grace_s:
+                break
+            over.append(likeness)
+        for likeness in over:
+            del self._orphans[likeness]
+
+    def _begin(self, log: StreamLog, question: Question, origin: Origin, terms: _Terms) -> None:
         stream_id = log.meta.stream_id
         publisher = Publisher(
             log,
@@ -348,23 +436,28 @@ class Hub:
             self._times.bounds,
             clock=self.clock,
             observer=self.observer,
-            on_end=lambda: self._forget(stream_id),
+            on_end=lambda: self._forget(stream_id, terms.on_end),
         )
-        self._streams[stream_id] = Stream(
+        stream = Stream(
             log,
             publisher,
-            on_disconnect=on_disconnect,
+            on_disconnect=terms.on_disconnect,
             grace_s=self._times.grace_s,
             max_lag_bytes=self._times.max_lag_bytes,
             clock=self.clock,
             deadlines=self._deadlines,
         )
-        self.observer.notify(StreamOpened(stream_id, origin.connection_id, origin.route))
-        publisher.start(self._tasks, self._upstream, question)
+        stream.likeness = terms.likeness
+        self._streams[stream_id] = stream
+        opened = StreamOpened(stream_id, origin.connection_id, origin.route, origin.who, origin.arm)
+        self.observer.notify(opened)
+        publisher.start(self._tasks, self._upstream, question, self._ledger.begin(opened))
 
-    def _forget(self, stream_id: str) -> None:
+    def _forget(self, stream_id: str, on_end: Callable[[], None] | None) -> None:
         self._streams.pop(stream_id).close()
         self._changed.set()
+        if on_end is not None:
+            on_end()
 
     async def _find(self, stream_id: str, principal: Principal) -> StreamLog | Tombstone:
         found = await self._store.find(stream_id)
@@ -373,7 +466,7 @@ class Hub:
                 raise _expired(stream_id)
             raise StreamNotFound("There is no such stream.")
         if not principal.may_use(found.meta.owner):
-            raise StreamNotFound("There is no such stream.")
+            raise StreamNotFound("There is no such stream.", foreign_stream_id=stream_id)
         return found
 
     def _attach_to_tombstone(self, tombstone: Tombstone, after: int, *, takes_snapshot: bool) -> Attachment:
@@ -397,21 +490,25 @@ class Hub:
         upto = len(events) - 1 if events[-1].is_terminal else len(events)
         return upto, snapshot_frame(log.head, text_of(events), upto, self.clock.time_ms())
 
-    def _reading(self, log: StreamLog, after: int, opening: bytes, connection_id: str, *, is_resume: bool) -> Reading:
+    def _reading(
+        self, log: StreamLog, after: int, opening: bytes, labels: _Labels, expires_at: float | None
+    ) -> Reading:
         stream = self._streams.get(log.meta.stream_id)
         retry_ms = jittered_retry_ms(self._times.retry_min_ms, self._times.retry_max_ms, self._chance())
         subscriber = Subscriber(
-            log, after, times=self._times.reader, retry_ms=retry_ms, clock=self.clock, audience=stream
-        )
-        return Reading(
-            self,
-            subscriber,
-            stream,
-            opening=opening,
+            log,
+            after,
+            times=self._times.reader,
             retry_ms=retry_ms,
-            connection_id=connection_id,
-            is_resume=is_resume,
+            clock=self.clock,
+            audience=stream,
+            expires_at=expires_at,
         )
+        return Reading(self, subscriber, stream, labels, opening=opening, retry_ms=retry_ms)
+
+
+def _person(principal: Principal) -> Person:
+    return Person(principal.id, principal.claims.tenant)
 
 
 def _expired(stream_id: str) -> CursorExpired:

@@ -13,11 +13,14 @@ import msgspec
 from subak.core.clock import Clock
 from subak.core.envelope import StreamMetrics, done_event, error_event, metadata_event
 from subak.core.errors import ErrorCode, UpstreamError
-from subak.core.events import TOKEN, Ending, Event, Failed, Finished, FinishReason
-from subak.core.facts import Crashed, Observer, StreamEnded
+from subak.core.events import Ending, Event, Failed, Finished, FinishReason
+from subak.core.facts import NOBODY, Crashed, Observer, Person, StreamEnded, TokensTimed
+from subak.core.ledger import Commitment
 from subak.core.lifecycle import TRANSITIONS, Signal, Status, signal_of
+from subak.core.live import LiveStream
 from subak.core.question import Question
 from subak.relay.crash import crash_site
+from subak.relay.progress import Progress
 from subak.replay.base import StreamLog
 from subak.upstream.base import Exchange, Upstream
 
@@ -31,14 +34,23 @@ class StreamBounds(msgspec.Struct, frozen=True):
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where a stream came from: labels for facts and for the metadata event."""
+    """Where a stream came from: labels for facts and for the metadata event. `arm` is the rollout's.
+
+    `requested_at`: when its request came, in monotonic seconds; None for "now".
+    """
 
     connection_id: str
     route: str
+    arm: str = "on"
+    who: Person = NOBODY
+    requested_at: float | None = None
 
 
 class Publisher:
-    """Writes one stream. `on_end` is called once, after the terminal event was appended."""
+    """Writes one stream. `on_end` is called once, after the terminal event was appended.
+
+    `read_upto`: while nobody reads, how far somebody has read (a seq); None while somebody does.
+    """
 
     __slots__ = (
         "_admitted_at",
@@ -46,14 +58,14 @@ class Publisher:
         "_bounds",
         "_clock",
         "_exchange",
-        "_first_token_ms",
+        "_held",
         "_is_paused",
         "_log",
         "_observer",
         "_on_end",
         "_origin",
-        "_size_bytes",
-        "_tokens",
+        "_progress",
+        "read_upto",
         "status",
     )
 
@@ -69,6 +81,7 @@ class Publisher:
     ) -> None:
         """Append the metadata event, so that a cursor exists before the upstream is asked."""
         self.status = Status.CONNECTING
+        self.read_upto: int | None = 0
         self._log = log
         self._origin = origin
         self._bounds = bounds
@@ -78,10 +91,9 @@ class Publisher:
         self._asking: asyncio.Task[None] | None = None
         self._exchange: Exchange | None = None
         self._is_paused = False
+        self._held: list[tuple[Sequence[Event], Ending | None, int]] | None = None
         self._admitted_at = clock.monotonic()
-        self._first_token_ms: float | None = None
-        self._tokens = 0
-        self._size_bytes = 0
+        self._progress = Progress(self._admitted_at if origin.requested_at is None else origin.requested_at)
         log.append((metadata_event(log.meta.stream_id, origin.connection_id, clock.time_ms()),))
 
     @property
@@ -94,20 +106,48 @@ class Publisher:
         """When the stream is over at the latest, in monotonic seconds."""
         return self._admitted_at + self._bounds.max_age_s
 
-    def start(self, tasks: asyncio.TaskGroup, upstream: Upstream, question: Question) -> None:
-        """Put the question to the upstream, in a task that lives until it is on its way."""
+    def look(self, now: float) -> LiveStream:
+        """Tell how the stream stands at `now` (monotonic seconds)."""
+        return LiveStream(
+            stream_id=self._log.meta.stream_id,
+            route=self._origin.route,
+            arm=self._origin.arm,
+            status=self.status,
+            age_s=round(self._progress.elapsed_ms(now) / 1000, 3),
+            tokens=self._progress.tokens,
+            size_bytes=self._progress.size_bytes,
+            first_token_ms=self._progress.first_token_ms,
+        )
+
+    def start(
+        self, tasks: asyncio.TaskGroup, upstream: Upstream, question: Question, recorded: Commitment | None = None
+    ) -> None:
+        """Put the question to the upstream, in a task that lives until it is on its way.
+
+        Nothing of the answer is released before `recorded` is done; if it fails, there is none.
+        """
+        if recorded is not None:
+            self._held = []
+            recorded.when_done(self._on_recorded)
         self._asking = tasks.create_task(self._ask(upstream, question))
 
     def on_read(self, events: Sequence[Event], ending: Ending | None, size_bytes: int) -> None:
         """Take what one read of the upstream brought (see `UpstreamSink`)."""
         if not self.status.is_open:
             return
-        self._size_bytes += size_bytes
+        if self._held is not None:
+            self._held.append((events, ending, size_bytes))
+            self._note_arrival()
+            self._wait_for_record(ending)
+            return
         if events and self.status is Status.CONNECTING:
-            self.status = TRANSITIONS[self.status, Signal.ANSWERED]
-        for event in events:
-            if event.type == TOKEN:
-                self._count_token()
+            self._on_first_read(events, ending, size_bytes)
+            return
+        self._progress.size_bytes += size_bytes
+        if events:
+            self._progress.count(events, self._clock.monotonic())
+            if self._progress.has_many_gaps:
+                self._tell_gaps()
         if ending is not None:
             self._end(ending, events)
         elif events:
@@ -144,7 +184,24 @@ class Publisher:
         self._observer.notify(Crashed(type(error).__name__, crash_site(error)))
         self.fail(ErrorCode.INTERNAL_ERROR, "crash")
 
+    def _wait_for_record(self, ending: Ending | None) -> None:
+        """Take no more of the answer than has come; one that has ended has nothing left to pause."""
+        if ending is None:
+            self.pause()
+        else:
+            self._exchange = None
+
+    def _on_recorded(self, is_recorded: bool) -> None:  # noqa: FBT001 - a call-back's one argument
+        held, self._held = self._held, None
+        if not is_recorded:
+            self.fail(ErrorCode.AUDIT_UNAVAILABLE, "start_not_recorded")
+            return
+        for events, ending, size_bytes in held or ():
+            self.on_read(events, ending, size_bytes)
+        self.resume()
+
     async def _ask(self, upstream: Upstream, question: Question) -> None:
+        self._progress.asked_at = self._clock.monotonic()
         try:
             exchange = await upstream.open(question, self)
         except UpstreamError as error:
@@ -164,16 +221,31 @@ class Publisher:
         if self._is_paused:
             exchange.pause()
 
-    def _count_token(self) -> None:
-        self._tokens += 1
-        if self._first_token_ms is None:
-            self._first_token_ms = self._elapsed_ms()
+    def _note_arrival(self) -> None:
+        if self._progress.arrived_at is None:
+            self._progress.arrived_at = self._clock.monotonic()
+
+    def _on_first_read(self, events: Sequence[Event], ending: Ending | None, size_bytes: int) -> None:
+        """Take the first events as any others, and note when they had been passed on."""
+        self.status = TRANSITIONS[self.status, Signal.ANSWERED]
+        self._note_arrival()
+        self.on_read(events, ending, size_bytes)
+        self._progress.written_at = self._clock.monotonic()
+
+    def _tell_gaps(self) -> None:
+        gaps_us = self._progress.take_gaps_us()
+        if gaps_us:
+            self._observer.notify(TokensTimed(self._origin.route, self._origin.arm, gaps_us))
 
     def _is_too_long(self) -> bool:
         return self._log.last_seq >= self._bounds.max_events or self._log.size_bytes >= self._bounds.max_bytes
 
-    def _elapsed_ms(self) -> float:
-        return round((self._clock.monotonic() - self._admitted_at) * 1000, 1)
+    @property
+    def _tokens_unread(self) -> int:
+        """How many tokens of an answer that was given up nobody has got, and nobody is about to get."""
+        if self.read_upto is None or self.status not in {Status.ABANDONED, Status.CANCELLED}:
+            return 0
+        return self._progress.tokens_after(self.read_upto)
 
     def _cut(self, ending: Ending) -> None:
         if not self.status.is_open:
@@ -191,6 +263,7 @@ class Publisher:
         self.status = TRANSITIONS[self.status, signal]
         self._asking = self._exchange = None
         self._log.append([*last_events, self._terminal_event(ending)])
+        self._tell_gaps()
         self._observer.notify(self._account(ending))
         self._on_end()
 
@@ -198,18 +271,26 @@ class Publisher:
         now_ms = self._clock.time_ms()
         if isinstance(ending, Failed):
             return error_event(ending, self._origin.connection_id, now_ms)
-        metrics = StreamMetrics(self._first_token_ms, self._tokens, self._size_bytes, self._elapsed_ms())
+        progress = self._progress
+        elapsed_ms = progress.elapsed_ms(self._clock.monotonic())
+        metrics = StreamMetrics(progress.first_token_ms, progress.tokens, progress.size_bytes, elapsed_ms)
         return done_event(ending.reason, metrics, ending.usage, now_ms)
 
     def _account(self, ending: Ending) -> StreamEnded:
+        progress, now = self._progress, self._clock.monotonic()
         return StreamEnded(
             stream_id=self._log.meta.stream_id,
             connection_id=self._origin.connection_id,
             route=self._origin.route,
             outcome=ending.code if isinstance(ending, Failed) else ending.reason,
             reason=ending.reason if isinstance(ending, Failed) else "",
-            tokens=self._tokens,
-            size_bytes=self._size_bytes,
-            first_token_ms=self._first_token_ms,
-            duration_ms=self._elapsed_ms(),
+            tokens=progress.tokens,
+            size_bytes=progress.size_bytes,
+            first_token_ms=progress.first_token_ms,
+            duration_ms=progress.elapsed_ms(now),
+            arm=self._origin.arm,
+            inter_token_ms=progress.inter_token_ms,
+            gateway_ms=progress.gateway_ms(now),
+            tokens_unread=self._tokens_unread,
+            who=self._origin.who,
         )

@@ -19,7 +19,10 @@ from subak.replay.base import StreamLog
 
 
 class Stream:
-    """A live stream. It is forgotten by the hub when its terminal event is in the log."""
+    """A live stream. It is forgotten by the hub when its terminal event is in the log.
+
+    `likeness`: what the same question asked again bears too (see `Hub.lookup_orphan`), None where that can't be told.
+    """
 
     __slots__ = (
         "_clock",
@@ -27,7 +30,9 @@ class Stream:
         "_grace_s",
         "_left_at",
         "_max_lag_bytes",
+        "_read_upto",
         "_readers",
+        "likeness",
         "log",
         "on_disconnect",
         "publisher",
@@ -47,11 +52,13 @@ class Stream:
         """`grace_s` in seconds: how long it waits for a reader, the first one included."""
         self.log = log
         self.publisher = publisher
+        self.likeness: bytes | None = None
         self.on_disconnect = on_disconnect
         self._grace_s = grace_s
         self._max_lag_bytes = max_lag_bytes
         self._clock = clock
         self._deadlines = deadlines
+        self._read_upto = 0
         self._readers: list[Subscriber] = []
         self._left_at: float | None = clock.monotonic()
         deadlines.watch(self, self._next_deadline())
@@ -60,14 +67,17 @@ class Stream:
         """A reader has come: the grace timer stops."""
         self._readers.append(reader)
         self._left_at = None
+        self.publisher.read_upto = None
         self.on_lag()
 
     def leave(self, reader: Subscriber) -> None:
         """A reader has gone; with the last one the grace timer starts."""
         self._readers.remove(reader)
+        self._read_upto = max(self._read_upto, reader.cursor)
         if self._readers:
             self.on_lag()
             return
+        self.publisher.read_upto = self._read_upto
         self.publisher.resume()
         if not self.publisher.is_live:
             return
@@ -76,6 +86,11 @@ class Stream:
             return
         self._left_at = self._clock.monotonic()
         self._deadlines.watch(self, self._next_deadline())
+
+    @property
+    def is_abandoned_for_now(self) -> bool:
+        """Whether the answer goes on and waits for a reader."""
+        return self._left_at is not None and self.publisher.is_live
 
     def close(self) -> None:
         """The terminal event is in the log: nothing is due any more."""

@@ -21,6 +21,7 @@ import msgspec
 
 from subak.core.clock import Clock
 from subak.core.envelope import COMMENT, encode_heartbeat
+from subak.core.live import LiveReader
 from subak.replay.base import Batch, StreamLog
 
 CATCH_UP_BYTES: Final = 64 * 1024
@@ -32,6 +33,10 @@ class Outlet(Protocol):
     @property
     def is_writable(self) -> bool:
         """Whether little enough waits in its buffer to write more."""
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What was written and the socket hasn't taken yet."""
 
     def write(self, frames: bytes) -> None:
         """Send, or buffer what the socket doesn't take. Must not raise; a lost connection swallows it."""
@@ -45,6 +50,7 @@ class Departure(StrEnum):
     SLOW_READER = "slow_reader"
     MAX_AGE = "max_age"
     DRAIN = "drain"
+    AUTH_EXPIRED = "auth_expired"
 
 
 class ReaderTimes(msgspec.Struct, frozen=True):
@@ -70,6 +76,7 @@ class Subscriber:
         "_audience",
         "_blocked_since",
         "_clock",
+        "_expires_at",
         "_is_live",
         "_log",
         "_opened_at",
@@ -93,8 +100,12 @@ class Subscriber:
         retry_ms: int,
         clock: Clock,
         audience: Audience | None,
+        expires_at: float | None = None,
     ) -> None:
-        """`cursor` is the last seq the reader has; `retry_ms` is said before an abort of ours."""
+        """`cursor` is the last seq the reader has; `retry_ms` is said before an abort of ours.
+
+        `expires_at`: when its credentials no longer hold, monotonic seconds; None when that doesn't matter.
+        """
         self.cursor = cursor
         self.departure: Departure | None = None
         self.lag_bytes = log.size_after(cursor)
@@ -108,6 +119,7 @@ class Subscriber:
         self._waiter: asyncio.Future[None] | None = None
         self._opened_at = self._wrote_at = self._spoke_at = clock.monotonic()
         self._blocked_since: float | None = None
+        self._expires_at = expires_at
 
     @property
     def log(self) -> StreamLog:
@@ -118,6 +130,18 @@ class Subscriber:
     def is_live(self) -> bool:
         """Whether it is at the tail and written to inside the append."""
         return self._is_live
+
+    def look(self, now: float) -> LiveReader:
+        """Tell how the response stands at `now` (monotonic seconds)."""
+        return LiveReader(
+            stream_id=self._log.meta.stream_id,
+            age_s=round(now - self._opened_at, 3),
+            cursor=self.cursor,
+            lag_events=self._log.last_seq - self.cursor,
+            lag_bytes=self.lag_bytes,
+            buffered_bytes=0 if self._outlet is None else self._outlet.buffered_bytes,
+            is_live=self._is_live,
+        )
 
     async def first_batch(self) -> bytes:
         """Give the first frames, for the same write as the headers; empty when nothing is past the cursor."""
@@ -209,6 +233,9 @@ class Subscriber:
         if times.max_age_s is not None and now >= self._opened_at + times.max_age_s:
             self.dismiss(Departure.MAX_AGE)
             return None
+        if self._expires_at is not None and now >= self._expires_at:
+            self.dismiss(Departure.AUTH_EXPIRED)
+            return None
         self._keep_alive(now)
         return self.next_deadline(now)
 
@@ -218,6 +245,8 @@ class Subscriber:
         due = [self._spoke_at + times.heartbeat_s, self._wrote_at + times.comment_s]
         if times.max_age_s is not None:
             due.append(self._opened_at + times.max_age_s)
+        if self._expires_at is not None:
+            due.append(self._expires_at)
         blocked_since = now if self._blocked_since is None else self._blocked_since
         due.append(blocked_since + times.slow_reader_s)
         return min([time for time in due if time > now], default=now + times.comment_s)

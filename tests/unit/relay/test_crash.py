@@ -1,4 +1,4 @@
-"""Where an exception came from, without what it carries (STYLE 10)."""
+"""Where an exception came from, without what it carries (docs/PROTOCOL.md, I18)."""
 
 from subak.relay.crash import crash_site
 
