@@ -1,17 +1,37 @@
 """Observers: who hears facts. They can't refuse, delay or raise."""
 
 from http import HTTPStatus
+from typing import Final
 
 import msgspec
 import structlog
 
 from subak.core.digests import digest_name
-from subak.core.facts import Crashed, DescriptorsExhausted, Fact, ReaderAttached, ReaderLeft, Refused, StreamEnded
+from subak.core.facts import (
+    ClientReported,
+    Crashed,
+    CredentialsIgnored,
+    DescriptorsExhausted,
+    Fact,
+    FlagsRefused,
+    FlagValues,
+    OriginRefused,
+    Person,
+    ProxyForgotten,
+    ReaderAttached,
+    ReaderLeft,
+    Refused,
+    StreamEnded,
+    TokensTimed,
+)
 from subak.telemetry.logs import LEVELS
+
+UNSAID: Final = 0
+"""Below every level: told for its numbers, and no line."""
 
 
 class LogObserver:
-    """Writes each fact as one log line; a stream's id as a keyed digest (PROTOCOL §1)."""
+    """Writes each fact as one log line; a stream's id as a keyed digest (PROTOCOL §1), of persons nothing."""
 
     def __init__(self, logger: structlog.typing.FilteringBoundLogger, secret: bytes) -> None:
         """`secret` keys the digests: the same stream has the same name in all lines of one state directory."""
@@ -23,20 +43,28 @@ class LogObserver:
         level = _level(fact)
         if not self._logger.is_enabled_for(level):
             return
-        fields = {name: value for name, value in msgspec.structs.asdict(fact).items() if value is not None}
+        fields = {name: value for name, value in msgspec.structs.asdict(fact).items() if _is_shown(value)}
         stream_id = fields.pop("stream_id", None)
         if stream_id is not None:
             fields = {"stream": digest_name(self._secret, "stream", stream_id)} | fields
         self._logger.log(level, _event_name(fact), **fields)
 
 
+def _is_shown(value: object) -> bool:
+    return value is not None and not isinstance(value, Person | FlagValues)
+
+
 def _level(fact: Fact) -> int:
     match fact:
-        case Crashed() | DescriptorsExhausted():
+        case TokensTimed():
+            return UNSAID
+        case Crashed() | DescriptorsExhausted() | FlagsRefused():
             return LEVELS["error"]
-        case ReaderAttached(is_resume=False) | ReaderLeft(departure="completed"):
+        case ReaderAttached(is_resume=False) | ReaderLeft(departure="completed") | ClientReported():
             return LEVELS["debug"]
         case StreamEnded(reason=reason) if reason:
+            return LEVELS["warning"]
+        case CredentialsIgnored() | OriginRefused() | ProxyForgotten():
             return LEVELS["warning"]
         case Refused(status=status) if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return LEVELS["warning"]
