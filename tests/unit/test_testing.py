@@ -1,4 +1,4 @@
-"""The public fakes: time that stands still, and a sink that waits."""
+"""The public fakes: time that stands still, a sink and an observer that wait."""
 
 import asyncio
 
@@ -6,7 +6,11 @@ import pytest
 
 from subak.core.deadlines import Deadlines
 from subak.core.events import Event, Finished
-from subak.testing import FakeClock, RecordingSink
+from subak.core.facts import DescriptorsFreed, StreamEnded, StreamOpened
+from subak.testing import FakeClock, RecordingObserver, RecordingSink
+
+OPENED = StreamOpened("st_1", "c_1", "POST streams")
+ENDED = StreamEnded("st_1", "c_1", "POST streams", "upstream_error", "connect_refused", 0, 12, None, 3.5)
 
 
 class Repeating:
@@ -54,3 +58,38 @@ async def test_a_recording_sink_gives_the_ending_and_counts_what_comes_after_it(
 async def test_a_recording_sink_loses_patience() -> None:
     with pytest.raises(TimeoutError):
         await RecordingSink().wait_events(1, timeout_s=0.01)
+
+
+def test_a_recording_observer_keeps_facts_in_order_each_with_its_time() -> None:
+    clock = FakeClock()
+    observer = RecordingObserver(clock)
+    start = clock.monotonic()
+    observer.notify(OPENED)
+    clock.advance(2)
+    observer.notify(DescriptorsFreed())
+    observer.notify(ENDED)
+    assert observer.facts == [OPENED, DescriptorsFreed(), ENDED]
+    assert [at - start for at, _ in observer.heard] == [0, 2, 2]
+    assert observer.of(StreamEnded) == [ENDED]
+    observer.clear()
+    assert observer.facts == observer.of(StreamEnded) == []
+
+
+async def test_a_recording_observer_waits_for_as_many_facts_of_a_kind_as_are_wanted() -> None:
+    observer = RecordingObserver()
+    async with asyncio.TaskGroup() as tasks:
+        both = tasks.create_task(observer.wait_for(StreamOpened, 2))
+        ending = tasks.create_task(observer.ended())
+        for fact in (OPENED, ENDED, OPENED):
+            await asyncio.sleep(0)
+            assert not both.done()
+            observer.notify(fact)
+    assert both.result() == [OPENED, OPENED]
+    assert ending.result() == ("upstream_error", "connect_refused", 0)
+
+
+async def test_a_recording_observer_loses_patience() -> None:
+    observer = RecordingObserver()
+    observer.notify(OPENED)
+    with pytest.raises(TimeoutError):
+        await observer.wait_for(StreamOpened, 2, timeout_s=0.01)

@@ -9,8 +9,21 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from subak.testing import PATIENCE_S, Gate, Raw, Reset, ScriptedUpstream, Stall, Step
-from subak.testing_toxic import Cut, How, Line, Lines, ToxicProxy, Way
+from subak.testing import (
+    PATIENCE_S,
+    Cut,
+    Gate,
+    How,
+    Line,
+    Lines,
+    Raw,
+    Reset,
+    ScriptedUpstream,
+    Stall,
+    Step,
+    ToxicProxy,
+    Way,
+)
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 SPEECH = bytes(range(256)) * 40

@@ -1,15 +1,7 @@
-"""Fakes for tests against Subak, its own tests among them: public, and without any test framework.
+"""A server on a real socket that answers as a script says: well, wrongly, slowly, or not at all.
 
-Nothing here imitates a part of Subak. `FakeClock` is time that a test moves, `ScriptedUpstream` is a real server on a
-real socket that does what a script says, and `RecordingSink` keeps what an upstream adapter reports. A test that uses
-them waits for conditions and never sleeps:
-
-    gate = asyncio.Event()
-    script = [Head(), Frame('{"text": "Ciao "}'), Gate(gate), Frame('{"done": true}'), End()]
-    async with ScriptedUpstream(script) as upstream:
-        ...  # point RAG_BACKEND_URL at upstream.url and ask
-        gate.set()
-        await upstream.connections[0].wait_closed()
+It speaks HTTP/1.1 as far as its scripts do: `Head`, `Frame` and `Body` frame a response correctly, `Raw` sends whatever
+a test wants to have sent. It knows nothing of the dialects that upstreams speak.
 """
 
 import asyncio
@@ -20,100 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
 from typing import Final, Literal, Self, cast
 
 import httptools
-import msgspec
 
-from subak.core.deadlines import Deadlines
-from subak.core.events import TOKEN, Ending, Event
-
-PATIENCE_S: Final = 5.0
-"""How long waits here last before they raise `TimeoutError`, in real seconds."""
+from subak.testing.waiting import PATIENCE_S, Changes
 
 _EVENT_STREAM: Final = {"Content-Type": "text/event-stream"}
 _LINGER_0: Final = struct.pack("ii", 1, 0)
-_TICK_S: Final = 1.0
-
-
-class FakeClock:
-    """A clock that stands still until it is moved (`subak.core.clock.Clock`)."""
-
-    __slots__ = ("_deadlines", "_monotonic", "_time_ms")
-
-    def __init__(self, deadlines: Deadlines | None = None, *, time_ms: int = 1_795_359_600_000) -> None:
-        """`deadlines` are run as the clock moves, as the application's ticker would."""
-        self._deadlines = deadlines
-        self._monotonic = 1000.0
-        self._time_ms = float(time_ms)
-
-    def monotonic(self) -> float:
-        """Give the seconds since an arbitrary start."""
-        return self._monotonic
-
-    def time_ms(self) -> int:
-        """Give the milliseconds since the epoch."""
-        return int(self._time_ms)
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass, in ticks of at most a second."""
-        while seconds > 0:
-            tick = min(seconds, _TICK_S)
-            seconds -= tick
-            self._monotonic += tick
-            self._time_ms += tick * 1000
-            if self._deadlines is not None:
-                self._deadlines.run(self._monotonic)
-
-
-class RecordingSink:
-    """Keeps what an upstream reports (`subak.core.events.UpstreamSink`).
-
-    `reads` counts the calls, `size_bytes` what they said, `late_reads` the calls after the ending: there may be none.
-    """
-
-    __slots__ = ("_changed", "endings", "events", "late_reads", "reads", "size_bytes")
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.endings: list[Ending] = []
-        self.reads = 0
-        self.late_reads = 0
-        self.size_bytes = 0
-        self._changed = asyncio.Event()
-
-    @property
-    def text(self) -> str:
-        """The tokens so far, joined."""
-        return "".join(msgspec.json.decode(event.data, type=str) for event in self.events if event.type == TOKEN)
-
-    def on_read(self, events: Sequence[Event], ending: Ending | None, size_bytes: int) -> None:
-        """Keep it."""
-        if self.endings:
-            self.late_reads += 1
-        self.reads += 1
-        self.size_bytes += size_bytes
-        self.events.extend(events)
-        if ending is not None:
-            self.endings.append(ending)
-        self._changed.set()
-
-    async def wait_ended(self, timeout_s: float = PATIENCE_S) -> Ending:
-        """Give the ending, once it has come."""
-        await self.wait_until(lambda: bool(self.endings), timeout_s)
-        return self.endings[0]
-
-    async def wait_events(self, count: int, timeout_s: float = PATIENCE_S) -> None:
-        """Return once that many events have come."""
-        await self.wait_until(lambda: len(self.events) >= count, timeout_s)
-
-    async def wait_until(self, is_met: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
-        """Return once a condition holds; it is looked at after every call."""
-        async with asyncio.timeout(timeout_s):
-            while not is_met():
-                self._changed.clear()
-                await self._changed.wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +123,7 @@ class ScriptedUpstream:
         self._server: asyncio.Server | None = None
         self._stack = AsyncExitStack()
         self._tasks: asyncio.TaskGroup | None = None
-        self._changed = asyncio.Event()
+        self._changes = Changes()
 
     @property
     def url(self) -> str:
@@ -234,9 +140,7 @@ class ScriptedUpstream:
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
     async def start(self) -> None:
@@ -269,10 +173,7 @@ class ScriptedUpstream:
 
     async def wait_questions(self, count: int, timeout_s: float = PATIENCE_S) -> None:
         """Return once that many requests have come."""
-        async with asyncio.timeout(timeout_s):
-            while self.questions < count:
-                self._changed.clear()
-                await self._changed.wait()
+        await self._changes.until(lambda: self.questions >= count, timeout_s)
 
     def _start_deaf(self) -> None:
         listener = self._stack.enter_context(socket.socket())
@@ -297,7 +198,7 @@ class ScriptedUpstream:
         """A request has come: give what to answer."""
         script = self.scripts[min(len(self.requests), len(self.scripts) - 1)]
         self.requests.append(request)
-        self._changed.set()
+        self._changes.note()
         return script(request) if callable(script) else script
 
 
