@@ -3,7 +3,7 @@
 import asyncio
 import random
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final, NamedTuple
@@ -12,9 +12,10 @@ import aiohttp
 import msgspec
 
 from subak import __version__
-from subak.core.breaker import BreakerPolicy
+from subak.core.breaker import BreakerPolicy, BreakerState
 from subak.core.clock import Clock
 from subak.core.deadlines import Deadlines
+from subak.core.live import UpstreamState
 from subak.knowledge.answer import Answerer, ExtractiveAnswerer
 from subak.knowledge.index import BUNDLED_LIBRARY, Holdings, Index, build_index
 from subak.knowledge.llm import LlmAnswerer, Model
@@ -24,7 +25,7 @@ from subak.settings import Upstream as UpstreamSettings
 from subak.upstream.base import Upstream
 from subak.upstream.embedded import EmbeddedUpstream
 from subak.upstream.failover import FailoverUpstream
-from subak.upstream.http1 import Http1Limits, parse_base_url, tls_context
+from subak.upstream.http1 import Http1Client, Http1Limits, parse_base_url, tls_context
 from subak.upstream.openai import OpenAiTarget, OpenAiUpstream
 from subak.upstream.openai_chat import OpenAiChat
 from subak.upstream.rag import RagBounds, RagTarget, RagUpstream
@@ -50,17 +51,53 @@ class Answering:
     """What answers, as one set of settings describes it. `close` ends what is still under way through it."""
 
     def __init__(
-        self, upstream: Upstream, chat: ChatBackend, stack: AsyncExitStack, holdings: Holdings | None = None
+        self,
+        upstream: Upstream,
+        chat: ChatBackend,
+        stack: AsyncExitStack,
+        holdings: Holdings | None = None,
+        servers: "Servers | None" = None,
     ) -> None:
-        """See `open_answering`. `holdings` is what the embedded backend answers from."""
+        """See `open_answering`. `holdings` is what the embedded backend answers from, `servers` any other's figures."""
         self.upstream = upstream
         self.chat = chat
         self.holdings = holdings
+        self.servers = servers or Servers(None, {})
         self._stack = stack
 
     async def close(self) -> None:
         """Close everything, in the opposite order."""
         await self._stack.aclose()
+
+
+class Servers:
+    """The figures of the servers that are asked, for whoever exports them. None are asked by the embedded backend."""
+
+    def __init__(self, upstream: FailoverUpstream | None, clients: Mapping[str, Http1Client]) -> None:
+        """`clients` by the names that `upstream` has for its servers."""
+        self._upstream = upstream
+        self._clients = clients
+
+    @property
+    def retries(self) -> int:
+        """How many questions were asked a second time."""
+        return 0 if self._upstream is None else self._upstream.retries
+
+    def look(self) -> list[UpstreamState]:
+        """Tell how each of them stands, in order of preference."""
+        states = {} if self._upstream is None else self._upstream.states()
+        return [_state_of(name, state, self._clients[name]) for name, state in states.items()]
+
+
+def _state_of(name: str, breaker: BreakerState, client: Http1Client) -> UpstreamState:
+    return UpstreamState(
+        name=name,
+        breaker=breaker,
+        busy_connections=client.busy_connections,
+        idle_connections=client.idle_connections,
+        opened_connections=client.connections_opened,
+        reused_connections=client.connections_reused,
+    )
 
 
 async def open_answering(settings: Settings, around: Surroundings) -> Answering:
@@ -111,6 +148,7 @@ async def _open_rag(
     ssl_context = _ssl_context(chosen)
     backends = [_rag_upstream(chosen, url, around, ssl_context) for url in urls]
     upstream = _failing_over(chosen, urls, backends, around)
+    servers = Servers(upstream, {name_of(url): backend.client for url, backend in zip(urls, backends, strict=True)})
     stack.push_async_callback(upstream.close)
     session = await stack.enter_async_context(_chat_session(chosen, ssl_context))
     chat = ProxiedChat(
@@ -121,7 +159,7 @@ async def _open_rag(
         idle_timeout_s=chosen.idle_timeout_s,
         max_body_bytes=settings.http.chat_max_body_bytes,
     )
-    return Answering(upstream, chat, stack.pop_all())
+    return Answering(upstream, chat, stack.pop_all(), servers=servers)
 
 
 async def _open_openai(
@@ -131,19 +169,20 @@ async def _open_openai(
     chosen = settings.upstream
     ssl_context = _ssl_context(chosen)
     prompt = await _system_prompt(chosen)
-    servers = [_openai_upstream(chosen, url, prompt, around, ssl_context) for url in urls]
-    upstream = _failing_over(chosen, urls, servers, around)
+    models = [_openai_upstream(chosen, url, prompt, around, ssl_context) for url in urls]
+    upstream = _failing_over(chosen, urls, models, around)
+    servers = Servers(upstream, {name_of(url): model.client for url, model in zip(urls, models, strict=True)})
     stack.push_async_callback(upstream.close)
     session = await stack.enter_async_context(_chat_session(chosen, ssl_context))
     whole_answer_s = chosen.first_byte_timeout_s + chosen.idle_timeout_s
-    chat = OpenAiChat(session, servers[0].requests, clock=around.clock, timeout_s=whole_answer_s)
-    return Answering(upstream, EmbeddedChat(chat.answer), stack.pop_all())
+    chat = OpenAiChat(session, models[0].requests, clock=around.clock, timeout_s=whole_answer_s)
+    return Answering(upstream, EmbeddedChat(chat.answer), stack.pop_all(), servers=servers)
 
 
 def _failing_over(
     settings: UpstreamSettings, urls: Sequence[str], upstreams: Sequence[Upstream], around: Surroundings
 ) -> FailoverUpstream:
-    names = [parse_base_url(url)[0].authority for url in urls]
+    names = [name_of(url) for url in urls]
     return FailoverUpstream(
         tuple(zip(names, upstreams, strict=True)),
         policy=BreakerPolicy(settings.breaker_failures, settings.breaker_rest_s),
@@ -151,6 +190,11 @@ def _failing_over(
         tasks=around.tasks,
         chance=random.random,
     )
+
+
+def name_of(url: str) -> str:
+    """Give what operators know an upstream by: its host and port."""
+    return parse_base_url(url)[0].authority
 
 
 def _rag_upstream(
@@ -168,7 +212,6 @@ def _rag_upstream(
         target,
         clock=around.clock,
         deadlines=around.deadlines,
-        tasks=around.tasks,
         limits=_limits(settings),
         bounds=RagBounds(max_get_url_bytes=settings.max_get_url_bytes, max_event_bytes=settings.max_event_bytes),
     )
@@ -198,7 +241,6 @@ def _openai_upstream(
         target,
         clock=around.clock,
         deadlines=around.deadlines,
-        tasks=around.tasks,
         limits=_limits(settings),
         max_event_bytes=settings.max_event_bytes,
     )

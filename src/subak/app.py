@@ -15,37 +15,56 @@ from typing import Final, Self
 from aiohttp import web
 
 from subak import __version__
-from subak.admission.gate import Gate
-from subak.answering import Answering, Surroundings, open_answering
+from subak.admission.flags import Flags
+from subak.admission.identity import IdentityPolicy
+from subak.admission.limiter import Figures
+from subak.admission.rollout import RolloutController
+from subak.admitting import NEEDS_RESTART as ADMISSION_NEEDS_RESTART
+from subak.admitting import Admitting, auth_rules
+from subak.answering import Answering, Servers, Surroundings, open_answering
 from subak.clocks import SystemClock
 from subak.core.clock import Clock
 from subak.core.deadlines import Deadlines
 from subak.core.facts import DescriptorsExhausted, DescriptorsFreed, Observer, ProcessStarted
 from subak.core.lifecycle import OnDisconnect
+from subak.core.live import Occupancy, UpstreamState
 from subak.knowledge.index import Holdings
+from subak.listening import listen
+from subak.operating import Machinery, Watching, admin_routes, admin_rules
 from subak.relay.hub import Hub, HubTimes
 from subak.relay.publisher import StreamBounds
 from subak.relay.subscriber import ReaderTimes
 from subak.replay.memory import MemoryStore
 from subak.settings import Settings, value_of
-from subak.state import load_secret
+from subak.state import AdminToken, load_secret
+from subak.telemetry.rollout_totals import StatsTotals
+from subak.telemetry.stats import Present
+from subak.web.admin import make_admin_app
+from subak.web.advice import Advice
 from subak.web.ask import InputBounds
+from subak.web.callers import Callers
 from subak.web.chat import ChatRoute
-from subak.web.connection import Connection, ConnectionTimes, Door
+from subak.web.connection import ConnectionTimes, Door
 from subak.web.cors import Cors
 from subak.web.demo import DemoRoutes
 from subak.web.health import HealthRoutes
+from subak.web.report import ReportRoute
 from subak.web.routes import Handlers, make_app
 from subak.web.streams import StreamRoutes, StreamRules
 
 TICK_S: Final = 0.25
 """How often deadlines are looked at: no heartbeat or limit is later than this."""
 
-SHUTDOWN_S: Final = 1.0
+ADMIN_CONNECTIONS: Final = 64
 SPARE_DESCRIPTORS: Final = 64
 OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 NEEDS_RESTART: Final = (
     "state_dir",
+    "admin.enabled",
+    "admin.host",
+    "admin.port",
+    "admin.token",
+    "admin.metrics_public",
     "server.host",
     "server.port",
     "server.loop",
@@ -58,6 +77,7 @@ NEEDS_RESTART: Final = (
     "stream.idempotency_max_keys",
     "log.level",
     "log.format",
+    *ADMISSION_NEEDS_RESTART,
 )
 """Settings that belong to what is opened once."""
 
@@ -97,26 +117,48 @@ class _DescriptorWatch:
 class Gateway:
     """One running gateway: `async with Gateway(settings, observer) as gateway` listens until it is left.
 
-    `url` is where it listens. Leaving closes at once; `drain` first lets answers finish.
+    `url` is where it listens, `admin_url` for operators. Leaving closes at once; `drain` first lets answers finish.
+    `is_dismissed` is set when an operator asks it to drain and leave.
     """
 
-    def __init__(self, settings: Settings, observer: Observer, *, clock: Clock | None = None) -> None:
-        """`clock` is the system's, unless a test brings its own and runs `deadlines` itself."""
+    def __init__(
+        self,
+        settings: Settings,
+        observer: Observer,
+        *,
+        clock: Clock | None = None,
+        lines_dropped: Callable[[], int] = int,
+        may_move: bool = False,
+    ) -> None:
+        """`clock` is the system's, unless a test brings its own and runs `deadlines` itself.
+
+        `lines_dropped`: how many log lines found no room, for the metrics. `may_move`: when the admin port is taken,
+        another will do.
+        """
         self.settings = settings
         self._opened_with = settings
         self.deadlines = Deadlines()
         self.url = ""
-        self._observer = observer
+        self.admin_url = ""
+        self.admin_token: AdminToken | None = None
+        self.is_dismissed = asyncio.Event()
+        self._lines_dropped = lines_dropped
+        self._may_move = may_move
         self._has_ticker = clock is None
         self._clock = clock or SystemClock()
+        self.watching = Watching(self._clock, observer)
+        self._observer: Observer = self.watching.observer
         self._stack = AsyncExitStack()
         self._retired: list[Answering] = []
         self._around: Surroundings
         self._answering: Answering
+        self._admitting: Admitting
+        self._callers: Callers
         self._secret: bytes
         self._streams: StreamRoutes
         self._chat: ChatRoute
         self._cors: Cors
+        self._store: MemoryStore
         self.hub: Hub
 
     async def __aenter__(self) -> Self:
@@ -156,9 +198,28 @@ class Gateway:
             await self._replace_answering(settings)
         self.settings = settings
         self.hub.configure(self._answering.upstream, _hub_times(settings))
-        self._streams.configure(*self._policy())
+        self._callers.gate, self._callers.rules = await self._admitting.configure(settings)
+        self._streams.configure(self._rules())
         self._cors.configure(settings.http.cors_origins)
         return left
+
+    @property
+    def flags(self) -> Flags:
+        """For whom streaming is on."""
+        return self._admitting.flags
+
+    @property
+    def limits(self) -> Figures:
+        """What the limits count now."""
+        return self._admitting.limiter.figures()
+
+    @property
+    def _servers(self) -> Servers:
+        """The servers that are asked now: a reload may bring others."""
+        return self._answering.servers
+
+    def _upstream_states(self) -> list[UpstreamState]:
+        return self._servers.look()
 
     @property
     def holdings(self) -> Holdings | None:
@@ -172,7 +233,7 @@ class Gateway:
         self._around = Surroundings(self._clock, self.deadlines, tasks)
         self._answering = await open_answering(settings, self._around)
         stack.push_async_callback(self._close_answering)
-        store = _make_store(settings, self._clock)
+        store = self._store = _make_store(settings, self._clock)
         self.deadlines.watch(store, store.on_deadline(self._clock.monotonic()))
         self.hub = Hub(
             store=store,
@@ -187,21 +248,37 @@ class Gateway:
         if self._has_ticker:
             ticker = tasks.create_task(self._tick())
             stack.callback(ticker.cancel)
-        await self._listen(stack, self._make_app())
+        self._admitting = Admitting(settings, self._around, self._observer, self._secret)
+        stack.push_async_callback(self._admitting.close)
+        controller = RolloutController(
+            self._admitting.flags, StatsTotals(self.watching.stats), self._clock, state_dir=settings.state_dir
+        )
+        stack.callback(controller.close)
+        self.deadlines.watch(controller, self._clock.monotonic())
+        await self._listen(stack)
         stack.callback(self.hub.close)  # before the server goes: its readers get the end of their answers
         self._observer.notify(ProcessStarted(__version__, settings.upstream.chosen_kind))
 
-    def _make_app(self) -> web.Application:
-        self._streams = StreamRoutes(self.hub, *self._policy())
-        self._chat = ChatRoute(self._answering.chat)
-        self._cors = Cors(self.settings.http.cors_origins)
-        handlers = Handlers(self._streams, self._chat, HealthRoutes(self.hub), DemoRoutes())
+    async def _make_app(self) -> web.Application:
+        advice = Advice(self._observer)
+        self._cors = Cors(self.settings.http.cors_origins, advice.on_origin_refused)
+        gate, rules = await self._admitting.configure(self.settings)
+        self._callers = Callers(rules, gate, self._admitting.tickets, self._cors, advice)
+        self._streams = StreamRoutes(self.hub, self._callers, self._rules())
+        self._chat = ChatRoute(self._answering.chat, self._callers.admit_to_chat, self._observer, self._clock)
+        reports = ReportRoute(self.hub, self._callers)
+        handlers = Handlers(self._streams, self._chat, reports, HealthRoutes(self.hub, advice), DemoRoutes())
         return make_app(handlers, self._cors, self._observer)
 
-    def _policy(self) -> tuple[Gate, StreamRules]:
+    def _rules(self) -> StreamRules:
         settings = self.settings
-        gate = Gate(is_streaming_on=settings.features.sse_streaming)
-        return gate, StreamRules(_input_bounds(settings), OnDisconnect(settings.stream.on_disconnect), self._secret)
+        return StreamRules(
+            bounds=_input_bounds(settings),
+            on_disconnect=OnDisconnect(settings.stream.on_disconnect),
+            identity=IdentityPolicy(settings.auth.unverified_email),
+            auth=auth_rules(settings.auth),
+            secret=self._secret,
+        )
 
     async def _replace_answering(self, settings: Settings) -> None:
         """Open what answers from now on; the old one is closed when no stream of it can be left."""
@@ -219,34 +296,75 @@ class Gateway:
         for answering in (*self._retired, self._answering):
             await answering.close()
 
-    async def _listen(self, stack: AsyncExitStack, app: web.Application) -> None:
-        runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=SHUTDOWN_S)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        server = runner.server
-        assert server is not None, "a runner that was set up has a server"
-        loop = asyncio.get_running_loop()
-        door = Door(
-            ConnectionTimes(unacknowledged_s=self.settings.stream.slow_reader_s),
-            max_connections=self.settings.server.max_connections or max_connections(),
+    def _door(self, max_connections: int) -> Door:
+        times = ConnectionTimes(unacknowledged_s=self.settings.stream.slow_reader_s)
+        return Door(times, max_connections=max_connections, clock=self._clock, deadlines=self.deadlines)
+
+    async def _listen(self, stack: AsyncExitStack) -> None:
+        server = self.settings.server
+        door = self._door(server.max_connections or max_connections())
+        self.url = await listen(
+            stack, await self._make_app(), door, host=server.host, port=server.port, backlog=server.backlog
+        )
+        if self.settings.admin.enabled:
+            await self._listen_for_operators(stack, door)
+
+    async def _listen_for_operators(self, stack: AsyncExitStack, public: Door) -> None:
+        admin = self.settings.admin
+        rules, self.admin_token = admin_rules(self.settings, self._admitting.is_internal_key)
+        parts = Machinery(
+            settings=lambda: self.settings,
+            watching=self.watching,
+            admitting=self._admitting,
+            present=self._present(public),
+            secret=self._secret,
             clock=self._clock,
-            deadlines=self.deadlines,
+            on_drain=self.is_dismissed.set,
         )
-        listener = await loop.create_server(
-            lambda: Connection(server, door, loop=loop),
-            self.settings.server.host,
-            self.settings.server.port,
-            backlog=self.settings.server.backlog,
+        app = make_admin_app(admin_routes(parts), rules, self._admitting.limiter, self._observer)
+        door = self._door(ADMIN_CONNECTIONS)
+        try:
+            self.admin_url = await listen(stack, app, door, host=admin.host, port=admin.port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not self._may_move:
+                raise
+            self.admin_url = await listen(stack, app, door, host=admin.host, port=0)
+
+    def _present(self, door: Door) -> Present:
+        budget_bytes = self.settings.stream.memory_budget_bytes
+        return Present(
+            streams=self.hub.live_streams,
+            readers=self.hub.live_readers,
+            connections=lambda: Occupancy(door.open_count, door.max_connections, door.refused),
+            replay_bytes=lambda: Occupancy(self._store.size_bytes, budget_bytes),
+            upstreams=self._upstream_states,
+            audit=lambda: None,
+            upstream_retries=lambda: self._servers.retries,
+            log_lines_dropped=self._lines_dropped,
+            is_draining=lambda: self.hub.is_draining,
         )
-        stack.callback(listener.close)
-        self.url = url_of(listener)
 
     async def _tick(self) -> None:
         descriptors = _DescriptorWatch(self._observer)
+        due_at = self._clock.monotonic()
         while True:
+            late_s = self._clock.monotonic() - due_at
+            self.watching.stats.note_loop_lag(late_s)
+            if late_s > TICK_S:
+                await _let_sockets_be_read()
             descriptors.look()
             self.deadlines.run(self._clock.monotonic())
+            due_at = self._clock.monotonic() + TICK_S
             await asyncio.sleep(TICK_S)
+
+
+async def _let_sockets_be_read() -> None:
+    """After a stall everything looks overdue, and what came meanwhile waits in the sockets: let that be read first.
+
+    Two rounds of the loop: the first looks at the sockets, and runs what it found after us.
+    """
+    for _ in range(2):
+        await asyncio.sleep(0)
 
 
 def max_connections() -> int:
@@ -259,12 +377,6 @@ def max_connections() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, (soft - SPARE_DESCRIPTORS) // 2)
-
-
-def url_of(listener: asyncio.Server) -> str:
-    """Give the address that a listener is bound to, as a base URL."""
-    host, port = listener.sockets[0].getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _answering_part(settings: Settings) -> tuple[object, ...]:

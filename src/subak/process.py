@@ -18,7 +18,7 @@ from subak.core.facts import Observer
 from subak.knowledge.index import Holdings, LibraryError
 from subak.knowledge.server import create_backend_app, create_backend_runner
 from subak.settings import Settings, SettingsError
-from subak.state import StateError, load_secret
+from subak.state import ADMIN_TOKEN_FILE, StateError, load_secret
 from subak.telemetry.logs import LineWriter, form_for, make_logger
 from subak.telemetry.observer import LogObserver
 
@@ -32,21 +32,21 @@ def run_gateway(settings: Settings, *, demo: bool, reload: Reload) -> int:
 
     SIGHUP reads the settings again by `reload`: good ones are taken up and open streams are kept, bad ones refused.
     """
-    return _run(settings, lambda observer: _serve(settings, observer, reload, demo=demo))
+    return _run(settings, lambda observer, sink: _serve(settings, observer, sink, reload, demo=demo))
 
 
 def run_backend(settings: Settings, host: str, port: int) -> int:
     """Serve the embedded backend alone until SIGTERM or SIGINT. Give the process' exit code."""
-    return _run(settings, lambda _observer: _serve_backend(settings, host, port))
+    return _run(settings, lambda _observer, _sink: _serve_backend(settings, host, port))
 
 
-def _run(settings: Settings, main: Callable[[Observer], Coroutine[None, None, None]]) -> int:
+def _run(settings: Settings, main: Callable[[Observer, LineWriter], Coroutine[None, None, None]]) -> int:
     sink = LineWriter(sys.stdout)
     try:
         logger = make_logger(sink, level=settings.log.level, form=form_for(settings.log.format))
         observer = LogObserver(logger, load_secret(settings.state_dir))
         with asyncio.Runner(loop_factory=loop_factory(settings.server.loop)) as runner:
-            runner.run(main(observer))
+            runner.run(main(observer, sink))
     except (StateError, LibraryError, OSError) as error:
         say(f"subak: {error}")
         return 1
@@ -73,12 +73,13 @@ def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def _serve(settings: Settings, observer: Observer, reload: Reload, *, demo: bool) -> None:
+async def _serve(settings: Settings, observer: Observer, sink: LineWriter, reload: Reload, *, demo: bool) -> None:
     asyncio.get_running_loop().set_exception_handler(_report)
     signals = _Signals()
-    async with Gateway(settings, observer) as gateway:
+    async with Gateway(settings, observer, lines_dropped=lambda: sink.dropped, may_move=demo) as gateway:
         _greet(gateway, demo=demo)
-        await _until_first(signals.first.wait(), _reload_on(signals.reload, gateway, reload))
+        reloading = _reload_on(signals.reload, gateway, reload)
+        await _until_first(signals.first.wait(), gateway.is_dismissed.wait(), reloading)
         await _until_first(gateway.drain(), signals.second.wait())
 
 
@@ -169,6 +170,11 @@ def _greet(gateway: Gateway, *, demo: bool) -> None:
         say(f"Subak {__version__} listens on {gateway.url}")
         if not gateway.settings.features.sse_streaming:
             say("Streaming is off: stream routes answer 403 until ENABLE_SSE_STREAMING=true is set.")
+    if gateway.admin_url:
+        say(f"Operators: {gateway.admin_url}/-/stats")
+    if gateway.admin_token is not None and gateway.admin_token.is_new:
+        say(f"Admin token, shown this once: {gateway.admin_token.text}")
+        say(f"It is kept in {gateway.settings.state_dir / ADMIN_TOKEN_FILE}, readable by this user alone.")
 
 
 def say(line: str) -> None:

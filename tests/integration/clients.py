@@ -20,7 +20,7 @@ import requests
 import sseclient
 
 from subak.core.sse import SseDecoder
-from subak.testing_toxic import Lines, ToxicProxy
+from subak.testing import Lines, ToxicProxy
 from tests.settings import child_environment
 from tests.wire import TERMINAL, decode_envelope
 

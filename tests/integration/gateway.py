@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 import httptools
@@ -25,15 +25,12 @@ import msgspec
 import pytest
 
 from subak.app import Gateway
-from subak.core.facts import Fact, StreamEnded
 from subak.settings import load
-from subak.testing import End, FakeClock, Frame, Head, ScriptedUpstream, Step
+from subak.testing import PATIENCE_S, End, FakeClock, Frame, Head, RecordingObserver, ScriptedUpstream, Step
 from tests.settings import child_environment
 
-PATIENCE_S: Final = 5.0
-"""How long a wait here lasts before it fails, in real seconds."""
 STARTING_S: Final = 20.0
-"""The same for a process: a busy machine needs its time to import Python modules."""
+"""How long a process may take to start or to end, in real seconds: a busy machine needs its time to import modules."""
 
 CHAT_STREAM: Final = "/api/v2/bali-zero/chat-stream"
 CHAT: Final = "/api/v2/bali-zero/chat"
@@ -44,12 +41,19 @@ DONE: Final = Frame('{"done": true, "sequenceNumber": 4, "streamDuration": 0.2}'
 ANSWER: Final = (Head(), CIAO, MONDO, SOURCES, DONE, End())
 """What a RAG backend says to a question, in both of its shapes."""
 
+QUIET: Final = {
+    "SUBAK_SERVER__PORT": "0",
+    "SUBAK_ADMIN__PORT": "0",
+    "SUBAK_LIMITS__ENABLED": "false",
+    "SUBAK_KNOWLEDGE__PACE_MS": "0",
+}
+"""Settings of a gateway that takes free ports, as many questions as come, and no time for an answer."""
+
 ONE_LOOP: Final = pytest.mark.asyncio(loop_factories=["uvloop"])
 """For tests of what happens above the event loop, with many cases: which one it is can't matter."""
 
 _NAP_S: Final = 0.002
 _READ_BYTES: Final = 256 * 1024
-_F = TypeVar("_F")
 
 
 async def eventually(
@@ -66,36 +70,6 @@ async def eventually(
                 await asyncio.sleep(_NAP_S)
     except TimeoutError:
         raise AssertionError(otherwise()) from None
-
-
-class RecordingObserver:
-    """Keeps the facts (`subak.core.facts.Observer`)."""
-
-    def __init__(self) -> None:
-        self.facts: list[Fact] = []
-        self._changed = asyncio.Event()
-
-    def notify(self, fact: Fact) -> None:
-        """Keep it."""
-        self.facts.append(fact)
-        self._changed.set()
-
-    def of(self, kind: type[_F]) -> list[_F]:
-        """Give the facts of one kind."""
-        return [fact for fact in self.facts if isinstance(fact, kind)]
-
-    async def wait_for(self, kind: type[_F], count: int = 1) -> list[_F]:
-        """Give the facts of one kind once there are that many."""
-        async with asyncio.timeout(PATIENCE_S):
-            while len(self.of(kind)) < count:
-                self._changed.clear()
-                await self._changed.wait()
-        return self.of(kind)
-
-    async def ended(self) -> tuple[str, str, int]:
-        """Give how the first stream ended: outcome, the operator's reason, tokens."""
-        fact = (await self.wait_for(StreamEnded))[0]
-        return fact.outcome, fact.reason, fact.tokens
 
 
 @dataclass
@@ -136,8 +110,7 @@ async def running(
     `kept`: how many connections it may then have open to upstreams of another process.
     """
     settings: dict[str, str] = {
-        "SUBAK_SERVER__PORT": "0",
-        "SUBAK_KNOWLEDGE__PACE_MS": "0",
+        **QUIET,
         "ENABLE_SSE_STREAMING": str(is_on),
     }
     if upstream is not None:
@@ -210,7 +183,7 @@ async def process(*arguments: str, **environment: str) -> AsyncIterator["Process
 async def spawned(command: list[str], environment: dict[str, str]) -> AsyncIterator["Process"]:
     """Run a command that becomes `subak`, as `process` does."""
     with tempfile.TemporaryDirectory(prefix="subak-test-") as state_dir:
-        settings = {"SUBAK_STATE_DIR": state_dir, "SUBAK_SERVER__PORT": "0", "SUBAK_KNOWLEDGE__PACE_MS": "0"}
+        settings = {"SUBAK_STATE_DIR": state_dir, **QUIET}
         started = await asyncio.create_subprocess_exec(
             *command,
             stdout=asyncio.subprocess.PIPE,
@@ -271,9 +244,15 @@ class Answer:
     status: int = 0
     reason: str = ""
     headers: list[tuple[str, str]] = field(default_factory=list)
-    body: bytes = b""
+    pieces: list[bytes] = field(default_factory=list)
     is_clean: bool = False
     is_reset: bool = False
+
+    @property
+    def body(self) -> bytes:
+        """The body as far as it has come, joined where somebody looks at it."""
+        self.pieces[:] = [b"".join(self.pieces)]
+        return self.pieces[0]
 
     def header(self, name: str) -> str | None:
         """Give a header that may come once, None without it."""
@@ -446,12 +425,9 @@ class _ResponseParser:
         self.is_over = False
         self._method = method
         self._parser = httptools.HttpResponseParser(self)
-        self._body: list[bytes] = []
 
     def feed(self, data: bytes) -> None:
         self._parser.feed_data(data)
-        self.answer.body += b"".join(self._body)
-        self._body.clear()
 
     def lost(self, *, is_reset: bool) -> None:
         names = {name.lower() for name, _ in self.answer.headers}
@@ -476,7 +452,7 @@ class _ResponseParser:
             self._end()
 
     def on_body(self, body: bytes) -> None:
-        self._body.append(body)
+        self.answer.pieces.append(body)
 
     def on_message_complete(self) -> None:
         if self.answer.status >= HTTPStatus.OK:

@@ -12,9 +12,9 @@ import pytest
 
 from subak.core.facts import ReaderAttached, ReaderLeft
 from subak.settings_fields import Stream
-from subak.testing import End, FakeClock, Gate, Head, ScriptedUpstream, Step
+from subak.testing import PATIENCE_S, End, FakeClock, Gate, Head, ScriptedUpstream, Step
 from tests.integration.clients import FOLLOWERS, Followed, assert_saw_all_once, curl, last_cursor, program
-from tests.integration.gateway import DONE, PATIENCE_S, Client, Running, question_url, running
+from tests.integration.gateway import DONE, Client, Running, question_url, running
 from tests.integration.nginx import SNIPPET, HttpBlock, Nginx, bare, documented, nginx
 from tests.transcripts.scenes import HOSTILE, token
 

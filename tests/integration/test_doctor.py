@@ -19,7 +19,18 @@ from subak.doctor.reach import look_at_servers
 from subak.settings import Settings, load
 from subak.testing import Body, Close, End, Frame, Head, RecordedRequest, ScriptedUpstream, Stall, Step
 from subak.web.health import MAX_PROBES
-from tests.integration.gateway import ANSWER, CIAO, DONE, ONE_LOOP, Client, Running, process, request_bytes, running
+from tests.integration.gateway import (
+    ANSWER,
+    CIAO,
+    DONE,
+    ONE_LOOP,
+    Client,
+    Running,
+    get,
+    process,
+    request_bytes,
+    running,
+)
 from tests.integration.nginx import HttpBlock, bare, documented, nginx
 
 JSON = {"Content-Type": "application/json"}
@@ -167,6 +178,15 @@ async def test_the_command_tests_the_line_of_a_running_gateway() -> None:
 
 
 @ONE_LOOP
+async def test_what_the_gateway_noticed_of_its_settings_is_told() -> None:
+    async with running() as gateway:
+        await get(gateway, "/v1/features", Origin="https://app.example.org")
+        found = [finding async for finding in look_at_line(gateway.url) if finding.check is Check.URL_ADVICE]
+    (finding,) = found
+    assert (finding.status, "https://app.example.org" in finding.detail) == (Status.WARNING, True)
+    assert "http.cors_origins" in finding.fix
+
+
 async def test_a_line_without_a_subak_at_its_end_is_told() -> None:
     page = (Head(headers={"Content-Type": "text/html"}), Body(b"<!doctype html>"), End())
     async with ScriptedUpstream(page) as server:

@@ -17,6 +17,7 @@ from subak.core.facts import (
     StopRequested,
     StreamEnded,
     StreamOpened,
+    TokensTimed,
 )
 from subak.testing import Body, End, FakeClock, Frame, Head, RecordedRequest, ScriptedUpstream, Stall, Step
 from tests.integration.gateway import (
@@ -49,18 +50,24 @@ async def test_whole_answer_is_opened_attached_ended_and_left() -> None:
         answer = await get(gateway, question_url(), x_connection_id="tab-7")
         await gateway.observer.wait_for(ReaderLeft)
         stream_id = answer.header("Subak-Stream-Id") or ""
-        started, opened, attached, ended, left = gateway.observer.facts
+        started, opened, attached, timed, ended, left = gateway.observer.facts
         assert started == ProcessStarted(__version__, "rag")
         assert opened == StreamOpened(stream_id, "tab-7", "GET chat-stream")
         assert attached == ReaderAttached(stream_id, "tab-7", cursor=0, is_resume=False)
         assert left == ReaderLeft(stream_id, "tab-7", "completed", cursor=5)
+        assert isinstance(timed, TokensTimed)
+        assert (timed.route, timed.arm, len(timed.gaps_us)) == ("GET chat-stream", "on", 1)
         assert isinstance(ended, StreamEnded)
         assert (ended.stream_id, ended.connection_id, ended.route) == (stream_id, "tab-7", "GET chat-stream")
         assert (ended.outcome, ended.reason, ended.tokens) == ("stop", "", 2)
         frames = [step for step in ANSWER if isinstance(step, Frame)]
         assert ended.size_bytes == sum(len(f"data: {frame.data}\n\n".encode()) for frame in frames)
         assert ended.first_token_ms is not None
-        assert 0 < ended.first_token_ms <= ended.duration_ms
+        assert ended.gateway_ms is not None
+        assert 0 < ended.gateway_ms < ended.first_token_ms <= ended.duration_ms
+        assert ended.inter_token_ms is not None
+        assert 0 <= ended.inter_token_ms < ended.duration_ms
+        assert ended.tokens_unread == 0
 
 
 @pytest.mark.parametrize(

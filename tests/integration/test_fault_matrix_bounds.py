@@ -18,13 +18,24 @@ from typing import Final
 import pytest
 
 from subak.core.facts import Refused, StreamEnded, StreamOpened
-from subak.testing import End, FakeClock, Frame, Gate, Head, RecordedRequest, Reset, ScriptedUpstream, Stall, Step
+from subak.testing import (
+    PATIENCE_S,
+    End,
+    FakeClock,
+    Frame,
+    Gate,
+    Head,
+    RecordedRequest,
+    Reset,
+    ScriptedUpstream,
+    Stall,
+    Step,
+)
 from tests.integration.gateway import (
     ANSWER,
     CHAT_STREAM,
     DONE,
     ONE_LOOP,
-    PATIENCE_S,
     STARTING_S,
     Answer,
     Client,
@@ -47,6 +58,10 @@ from tests.settings import runs
 from tests.transcripts.scenes import token
 
 JSON: Final = ("Content-Type", "application/json")
+FLAPS: Final = runs(fast=1, default=3, soak=20)
+IDLE: Final = runs(fast=20, default=100, soak=1000)
+BOUND: Final = runs(fast=50, default=200, soak=2500)
+DROPPED: Final = runs(fast=50, default=300, soak=4000)
 
 
 def only_problem(answer: Answer, status: int, code: str) -> None:
@@ -87,7 +102,8 @@ class Flapping:
 
 
 @ONE_LOOP
-@pytest.mark.parametrize("seed", range(runs(fast=1, default=3, soak=20)))
+@pytest.mark.repeats(minutes=1)
+@pytest.mark.parametrize("seed", range(FLAPS))
 async def test_u22_an_upstream_that_flaps_for_a_minute_is_asked_at_most_a_tenth_more_often(seed: int) -> None:
     flapping = Flapping(seed)
     a_second = 10
@@ -235,12 +251,12 @@ async def test_c28_a_body_that_is_not_complete_after_30_seconds_is_408(target: s
         assert [fact.code for fact in gateway.observer.of(Refused)] == ["request_timeout"]
 
 
+@pytest.mark.repeats(connections=IDLE)
 async def test_c28_connections_that_idle_after_an_answer_are_closed_after_75_seconds() -> None:
-    count = runs(fast=20, default=100, soak=1000)
     async with (
         scripted(*ANSWER) as upstream,
         running(upstream, clock=FakeClock()) as gateway,
-        connected(gateway, count) as idle,
+        connected(gateway, IDLE) as idle,
     ):
         for client in idle:
             await client.begin("GET", "/livez")
@@ -275,48 +291,55 @@ async def test_c28_a_long_answer_outlives_all_deadlines_of_its_connection() -> N
 # --- 29: who comes in too large a number ----------------------------------------------------------
 
 
+@asynccontextmanager
+async def listening(gateway: Running, count: int) -> AsyncIterator[list[Client]]:
+    """Have so many read an answer of which they have got the first word."""
+    async with AsyncExitStack() as stack:
+        readers = []
+        for _ in range(count):  # one by one: the upstream's queue holds a hundred, and a head has to come in 10 s
+            reader = await stack.enter_async_context(Client.connect(gateway.url))
+            await reader.begin("GET", question_url())
+            assert b'"uno "' in (await reader.until(b'"uno "')).body
+            readers.append(reader)
+        yield readers
+
+
+@pytest.mark.repeats(connections=3 * BOUND)
 async def test_c29_connections_past_the_bound_get_503_and_those_within_go_on() -> None:
-    bound = runs(fast=50, default=200, soak=2500)
     gate = asyncio.Event()
     script = [Head(), token("uno "), Gate(gate), token("due "), DONE, End()]
     async with (
         ScriptedUpstream(script) as upstream,
-        running(upstream, SUBAK_SERVER__MAX_CONNECTIONS=str(bound), SUBAK_STREAM__ON_DISCONNECT="cancel") as gateway,
-        connected(gateway, bound) as readers,
+        running(upstream, SUBAK_SERVER__MAX_CONNECTIONS=str(BOUND), SUBAK_STREAM__ON_DISCONNECT="cancel") as gateway,
+        listening(gateway, BOUND) as readers,
     ):
-        for reader in readers:  # one by one: the upstream's queue holds a hundred
-            await reader.begin("GET", question_url())
-            await reader.until(b'"uno "')
-        async with connected(gateway, 2 * bound) as late:
+        async with connected(gateway, 2 * BOUND) as late:
             for client in late:
                 client.expect("GET")
             for client in late:
                 answer = await client.whole()
                 assert (answer.status, answer.header("Retry-After")) == (503, "2")
                 assert await client.is_closed_by_server()
-        half = readers[: bound // 2]
+        half = readers[: BOUND // 2]
         for reader in half:
             await reader.leave()
         await gateway.observer.wait_for(StreamEnded, len(half))
         assert (await get(gateway, "/livez")).status == 200, "there is room again"
         gate.set()
-        for reader in readers[bound // 2 :]:
+        for reader in readers[BOUND // 2 :]:
             assert text_of((await reader.whole()).frames) == "uno due "
 
 
+@pytest.mark.repeats(readers=DROPPED)
 async def test_c29_readers_that_all_drop_at_once_leave_nothing() -> None:
-    count = runs(fast=50, default=300, soak=4000)
     script = [Head(), token("uno "), Stall()]
     async with (
         ScriptedUpstream(script) as upstream,
         running(upstream, SUBAK_STREAM__ON_DISCONNECT="cancel") as gateway,
     ):
-        async with connected(gateway, count) as readers:
-            for reader in readers:  # one by one: the upstream's queue holds a hundred
-                await reader.begin("GET", question_url())
-                await reader.until(b'"uno "')
-            assert (gateway.gateway.hub.live_count, gateway.gateway.hub.reader_count) == (count, count)
-        ended = await gateway.observer.wait_for(StreamEnded, count)
+        async with listening(gateway, DROPPED):
+            assert (gateway.gateway.hub.live_count, gateway.gateway.hub.reader_count) == (DROPPED, DROPPED)
+        ended = await gateway.observer.wait_for(StreamEnded, DROPPED, timeout_s=30)
         assert {fact.outcome for fact in ended} == {"abandoned"}
         for connection in upstream.connections:
             await connection.wait_closed()

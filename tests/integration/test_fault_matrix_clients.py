@@ -17,8 +17,7 @@ import pytest
 
 from subak.core.facts import ReaderAttached, ReaderLeft, StreamEnded, StreamOpened
 from subak.settings_fields import Stream
-from subak.testing import PATIENCE_S, End, FakeClock, Gate, Head, ScriptedUpstream, Stall, Step
-from subak.testing_toxic import Cut, How, Line, Way
+from subak.testing import PATIENCE_S, Cut, End, FakeClock, Gate, Head, How, Line, ScriptedUpstream, Stall, Step, Way
 from tests.integration.clients import proxy_before
 from tests.integration.gateway import (
     CHAT_STREAM,
@@ -43,6 +42,7 @@ from tests.wire import transcribe
 
 WORDS: Final = ("uno ", "due ", "tre ")
 MB: Final = 1_000_000
+CRAWLERS: Final = runs(fast=20, default=100, soak=1000)
 KEY: Final = "0123456789abcdefghijkl"
 LARGE: Final = tuple(f"{number:04}" + "x" * 2000 for number in range(1800))
 """Tokens of a large answer: 3.6 MB, which a socket's buffers would take if they were let."""
@@ -301,8 +301,8 @@ async def test_c26_what_is_handed_to_the_kernel_for_a_reader_that_takes_nothing_
             assert left.cursor * len(LARGE[0]) < MB / 2
 
 
+@pytest.mark.repeats(crawlers=CRAWLERS)
 async def test_c27_crawling_readers_take_bounded_memory_and_leave_a_healthy_one_alone() -> None:
-    crawlers = runs(fast=20, default=100, soak=1000)
     gate = asyncio.Event()
     script = [Head(), *words(*MEDIUM[:250]), Gate(gate), *words(*MEDIUM[250:]), DONE, End()]
     async with (
@@ -315,20 +315,20 @@ async def test_c27_crawling_readers_take_bounded_memory_and_leave_a_healthy_one_
         await healthy.until(f'"data":"{MEDIUM[249]}"'.encode())
         target = f"/v1/streams/{gateway.observer.of(StreamOpened)[0].stream_id}/events"
         before_bytes = resident_bytes()
-        crawling = [stack.enter_context(await connect_raw(gateway, receive_bytes=4096)) for _ in range(crawlers)]
+        crawling = [stack.enter_context(await connect_raw(gateway, receive_bytes=4096)) for _ in range(CRAWLERS)]
         for raw in crawling:
             raw.send(request_bytes("GET", target))
-        await gateway.observer.wait_for(ReaderAttached, 1 + crawlers)
+        await gateway.observer.wait_for(ReaderAttached, 1 + CRAWLERS)
         for _ in range(10):  # seconds
             gateway.pass_time(1)
             for raw in crawling:
                 await asyncio.get_running_loop().sock_recv(raw, 1)
-        assert resident_bytes() - before_bytes < 20 * MB + crawlers * 256 * 1024
+        assert resident_bytes() - before_bytes < 20 * MB + CRAWLERS * 256 * 1024
         gate.set()
         answer = await healthy.whole(timeout_s=30)
         assert text_of(answer.frames) == "".join(MEDIUM)
         gateway.pass_time(31)
-        left = await gateway.observer.wait_for(ReaderLeft, 1 + crawlers)
+        left = await gateway.observer.wait_for(ReaderLeft, 1 + CRAWLERS)
         assert {fact.departure for fact in left[1:]} == {"slow_reader"}
         assert upstream.questions == 1
 

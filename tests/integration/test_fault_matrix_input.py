@@ -14,14 +14,13 @@ import msgspec
 import pytest
 
 from subak.core.facts import Crashed, StreamOpened
-from subak.testing import End, Head, ScriptedUpstream
+from subak.testing import PATIENCE_S, End, FakeClock, Head, ScriptedUpstream
 from tests.integration.gateway import (
     ANSWER,
     CHAT,
     CHAT_STREAM,
     DONE,
     ONE_LOOP,
-    PATIENCE_S,
     Answer,
     Client,
     Running,
@@ -185,6 +184,12 @@ async def test_c33_an_unknown_expectation_is_repeated_nowhere(gateway: Running, 
 
 TE: Final = b"Transfer-Encoding: chunked\r\n"
 CL: Final = b"Content-Length: 13\r\n"
+NO_HOSTS: Final = (
+    *b'a/b@c u@a u:p@a a?b a#b a\\b "a" <a> http://a a/ a:b a:80:80 a:-1 :80 a% a%zz a|b a^b a{b} [] [a/b]'.split(),
+    *b"[::1 ::1] [::1]a [::1]:a [::1%25eth0] \xc3\xa9.example \xff a:\xd9\xa1".split(),
+    *(b"", b" ", b"a b", b"a\tb", b"a\0b", b"a\x01", b"a\x7f"),
+)
+HOSTS: Final = (*b"a.example:80 a: 127.0.0.1:80 [::1] [2001:db8::1]:443 [v1.a:b] a_b a%41".split(), b" a ")
 AMBIGUOUS: Final = {
     "length, then coding": asking(CL + TE, CHUNKS),
     "coding, then length": asking(TE + CL, CHUNKS),
@@ -233,6 +238,13 @@ AMBIGUOUS: Final = {
     "name past ASCII": asking(b"X\xe9: b\r\n" + CL),
     "no host": b"GET /livez HTTP/1.1\r\n\r\n",
     "two hosts": b"GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "two equal hosts": b"GET /livez HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+    "two hosts in HTTP/1.0": b"GET /livez HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
+    "folded host": b"GET /livez HTTP/1.1\r\nHost: a\r\n b\r\n\r\n",
+    **{f"host {host!r}": b"GET /livez HTTP/1.1\r\nHost: " + host + b"\r\n\r\n" for host in NO_HOSTS},
+    "bad host in HTTP/1.0": b"GET /livez HTTP/1.0\r\nHost: a/b\r\nConnection: keep-alive\r\n\r\n",
+    "bad host beside an absolute target": b"GET http://a/livez HTTP/1.1\r\nHost: a/b@c\r\n\r\n",
+    "bad host of a question": asking(CL).replace(b"Host: a", b"Host: a/b@c"),
     "space in the target": b"GET /li vez HTTP/1.1\r\nHost: a\r\n\r\n",
     "target without a slash": b"GET livez HTTP/1.1\r\nHost: a\r\n\r\n",
     "absolute target that is none": b"GET http://[::1/livez HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -295,6 +307,40 @@ async def test_c34_a_chunk_that_breaks_on_the_way_to_chat_is_400_too(
     assert upstream.questions == 0
 
 
+PROBLEMS_OF_FRAMING: Final = {(status, "application/problem+json") for status in (400, 431)}
+"""The second one is for trailers: they are headers too."""
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        pytest.param(b"1;" + b"a" * 2 * MIB, id="one extension without an end"),
+        pytest.param((b"1;" + b"a" * 1000 + b"\r\nx\r\n") * 2000, id="an extension on each chunk"),
+        pytest.param(b"0\r\n" + b"X: y\r\n" * 300_000, id="trailers"),
+    ],
+)
+@pytest.mark.parametrize("target", [CHAT_STREAM, CHAT])
+async def test_c34_a_body_that_is_all_framing_is_400_long_before_its_time_is_over(
+    upstream: ScriptedUpstream, flood: bytes, target: str
+) -> None:
+    async with running(upstream, clock=FakeClock()) as gateway:
+        answer = await answered(gateway, asking(TE, b"", target=target.encode()), flood)
+        assert (answer.status, answer.header("Content-Type")) in PROBLEMS_OF_FRAMING
+        assert_started_nothing(gateway, upstream)
+        gateway.pass_time(1)  # for what it will drop of the flood before it closes
+
+
+async def test_c34_a_body_in_chunks_of_a_byte_is_no_flood(upstream: ScriptedUpstream) -> None:
+    question = b'{"query":"' + b"x" * 250 * KIB + b'"}'
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in question) + b"0\r\n\r\n"
+    assert len(chunks) > MIB
+    async with running(upstream) as gateway, Client.connect(gateway.url) as client:
+        client.expect("POST")
+        await client.send(asking(TE, chunks, target=CHAT.encode()))
+        assert (await client.whole()).status == 200
+        assert upstream.requests[0].body == question
+
+
 UNAMBIGUOUS: Final = {
     "spaces around the length": asking(b"Content-Length:  13 \r\n"),
     "names without case": asking(b"tRANSFER-eNCODING: ChUnKeD\r\n", CHUNKS),
@@ -304,6 +350,7 @@ UNAMBIGUOUS: Final = {
     "body of a GET": b"GET /livez HTTP/1.1\r\nHost: a\r\n" + CL + b"\r\n" + BODY,
     "chunked body of a GET": b"GET /livez HTTP/1.1\r\nHost: a\r\n" + TE + b"\r\n" + CHUNKS,
     "absolute target": b"GET http://evil.example/livez HTTP/1.1\r\nHost: a\r\n\r\n",
+    **{f"host {host!r}": b"GET /livez HTTP/1.1\r\nHost: " + host + b"\r\n\r\n" for host in HOSTS},
     "two slashes": b"GET //evil.example/livez HTTP/1.1\r\nHost: a\r\n\r\n",
     "encoded line end": b"GET /livez%0d%0aX:%20y HTTP/1.1\r\nHost: a\r\n\r\n",
     "line ends before": b"\r\n\r\nGET /livez HTTP/1.1\r\nHost: a\r\n\r\n",

@@ -5,12 +5,11 @@ import signal
 
 import pytest
 
-from subak.testing import End, Gate, Head, ScriptedUpstream, Stall
+from subak.testing import PATIENCE_S, End, Gate, Head, ScriptedUpstream, Stall
 from tests.integration.clients import FOLLOWERS, Followed, assert_saw_all_once, proxy_before
 from tests.integration.gateway import (
     DONE,
     ONE_LOOP,
-    PATIENCE_S,
     Client,
     ask,
     data_of,

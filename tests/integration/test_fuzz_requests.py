@@ -7,12 +7,12 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from subak.core.facts import Crashed
+from subak.testing import PATIENCE_S
 from tests.integration.gateway import (
     ANSWER,
     CHAT,
     CHAT_STREAM,
     ONE_LOOP,
-    PATIENCE_S,
     get,
     question_url,
     request_bytes,
@@ -20,8 +20,9 @@ from tests.integration.gateway import (
     scripted,
     text_of,
 )
-from tests.mutator import FUZZ_S, Mutator
+from tests.mutator import FUZZ_MARKS, FUZZ_S, Mutator
 
+pytestmark = (*FUZZ_MARKS, ONE_LOOP)
 JSON: Final = ("Content-Type", "application/json")
 HISTORY: Final = (
     b'{"query":"x","conversation_history":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}'
@@ -78,7 +79,6 @@ async def answers(url: str, slices: Sequence[bytes]) -> list[int]:
     return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", received)]
 
 
-@ONE_LOOP
 async def test_s75_broken_requests_are_answered_or_closed_and_nothing_crashes() -> None:
     mutator = Mutator(REQUESTS, WORDS)
     async with scripted(*ANSWER) as upstream, running(upstream, SUBAK_STREAM__ON_DISCONNECT="cancel") as gateway:

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from subak.testing import Body, End, Frame, Gate, Head, ScriptedUpstream, Stall
+from subak.testing import PATIENCE_S, Body, End, Frame, Gate, Head, ScriptedUpstream, Stall
 from tests.integration.gateway import (
     CHAT,
     CHAT_STREAM,
@@ -18,7 +18,6 @@ from tests.integration.gateway import (
     DONE,
     MONDO,
     ONE_LOOP,
-    PATIENCE_S,
     Client,
     Process,
     ask,
@@ -172,7 +171,7 @@ async def test_log_lines_hold_no_content_and_no_stream_id() -> None:
 async def _say_it_everywhere(url: str) -> set[str | None]:
     """Put the canary wherever a caller can; give the ids of the streams that were opened."""
     history = json.dumps([{"role": "user", "content": CANARY}])
-    by_get = question_url(CANARY, user_email=f"{CANARY}@x.example", user_role=CANARY, conversation_history=history)
+    by_get = question_url(CANARY, user_email=f"{CANARY}@x.example", user_role="member", conversation_history=history)
     as_json = ("Content-Type", "application/json")
     secrets = [("Authorization", f"Bearer {CANARY}"), ("Cookie", CANARY), ("User-Agent", CANARY), ("Origin", CANARY)]
     answers = [await ask(url, "GET", by_get, [*secrets, ("x-session-id", CANARY)]) for _ in range(3)]

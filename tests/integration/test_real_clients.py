@@ -7,8 +7,7 @@ from typing import Any, Final
 import pytest
 
 from subak.core.facts import ReaderAttached, ReaderLeft
-from subak.testing import End, FakeClock, Frame, Gate, Head, ScriptedUpstream
-from subak.testing_toxic import Cut, How, Line
+from subak.testing import Cut, End, FakeClock, Frame, Gate, Head, How, Line, ScriptedUpstream
 from tests.integration.clients import (
     COMES_BACK_BY_ITSELF,
     FOLLOWERS,

@@ -10,14 +10,13 @@ from typing import Final
 
 import pytest
 
-from subak.testing import End, Gate, Head, ScriptedUpstream
+from subak.testing import PATIENCE_S, End, Gate, Head, ScriptedUpstream
 from tests.integration.gateway import (
     ANSWER,
     CHAT,
     CHAT_STREAM,
     DONE,
     ONE_LOOP,
-    PATIENCE_S,
     Client,
     Process,
     ask,

@@ -9,14 +9,13 @@ import msgspec
 import pytest
 
 from subak.core.facts import Crashed, ReaderLeft, Refused, StreamOpened
-from subak.testing import End, FakeClock, Frame, Gate, Head, ScriptedUpstream, Stall
+from subak.testing import PATIENCE_S, End, FakeClock, Frame, Gate, Head, ScriptedUpstream, Stall
 from tests.integration.gateway import (
     ANSWER,
     CHAT_STREAM,
     CIAO,
     DONE,
     ONE_LOOP,
-    PATIENCE_S,
     Answer,
     Client,
     Running,
@@ -536,8 +535,9 @@ async def test_flag_off_is_a_problem_for_those_who_take_problems(
     assert upstream.questions == 0
 
 
-async def test_flag_is_asked_after_the_question_was_checked(closed_gateway: Running) -> None:
-    assert (await get(closed_gateway, CHAT_STREAM)).status == 400
+async def test_flag_is_asked_before_the_question_is_looked_at(closed_gateway: Running) -> None:
+    assert (await get(closed_gateway, CHAT_STREAM)).status == 403
+    assert (await post(closed_gateway, CHAT_STREAM, {})).status == 403
 
 
 @pytest.mark.parametrize("is_on", [True, False])
@@ -865,10 +865,10 @@ ODD_TEXTS = [
 @ONE_LOOP
 @pytest.mark.parametrize("text", ODD_TEXTS, ids=repr)
 async def test_odd_text_reaches_the_backend_as_it_is(gateway: Running, upstream: ScriptedUpstream, text: str) -> None:
-    by_post = await post(gateway, CHAT_STREAM, {"query": text, "user_role": text})
-    by_get = await get(gateway, question_url(text, user_role=text))
+    by_post = await post(gateway, CHAT_STREAM, {"query": text, "user_email": text})
+    by_get = await get(gateway, question_url(text, user_email=text))
     assert (by_post.status, by_get.status) == (200, 200)
-    expected = question_url(text, user_role=text).removeprefix("/api/v2")
+    expected = question_url(text, user_email=text).removeprefix("/api/v2")
     assert [request.target for request in upstream.requests] == [expected, expected]
 
 
@@ -1019,7 +1019,7 @@ async def test_livez_and_readyz(gateway: Running) -> None:
     assert (await get(gateway, "/livez")).json == {"status": "ok"}
     assert (await get(gateway, "/readyz")).json == {"status": "ok"}
     verbose = await get(gateway, "/readyz?verbose")
-    assert verbose.json == {"status": "ok", "live_streams": 0, "readers": 0}
+    assert verbose.json == {"status": "ok", "live_streams": 0, "readers": 0, "advice": []}
     assert not gateway.observer.of(Refused)
 
 

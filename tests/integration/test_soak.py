@@ -16,18 +16,22 @@ from subak.core.facts import Crashed
 from subak.testing import (
     Body,
     Close,
+    Cut,
     End,
     Frame,
     Gate,
     Head,
+    How,
+    Line,
     Raw,
     RecordedRequest,
     Reset,
     ScriptedUpstream,
     Stall,
     Step,
+    ToxicProxy,
+    Way,
 )
-from subak.testing_toxic import Cut, How, Line, ToxicProxy, Way
 from tests.integration.gateway import (
     DONE,
     ONE_LOOP,
@@ -55,6 +59,8 @@ MB: Final = 1_000_000
 TOKEN_S: Final = 0.05
 """The healthy answers' pace, in seconds a token."""
 TOKENS: Final = 60
+CRAWLERS: Final = runs(fast=50, default=200, soak=1000)
+HEALTHY: Final = runs(fast=10, default=30, soak=100)
 
 
 class Paced:
@@ -145,8 +151,8 @@ async def crawling(url: str, target: str, count: int) -> AsyncIterator[None]:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.repeats(crawlers=CRAWLERS, healthy=HEALTHY)
 async def test_c27_readers_of_a_byte_a_second_take_bounded_memory_and_leave_the_others_their_pace() -> None:
-    crawlers, healthy = runs(fast=50, default=200, soak=1000), runs(fast=10, default=30, soak=100)
     paced = Paced()
     async with (
         ScriptedUpstream(paced) as upstream,
@@ -159,12 +165,12 @@ async def test_c27_readers_of_a_byte_a_second_take_bounded_memory_and_leave_the_
         target = f"/v1/streams/{large.header('Subak-Stream-Id')}/events"
         measured: list[tuple[float, float]] = []
         for _ in range(3):  # a machine that others use may stop for longer than all crawlers together cost
-            alone_s = await p99_s(url, upstream, paced, healthy)
+            alone_s = await p99_s(url, upstream, paced, HEALTHY)
             before_bytes = resident_bytes(pid)
-            async with crawling(url, target, crawlers):
-                measured.append((alone_s, await p99_s(url, upstream, paced, healthy)))
+            async with crawling(url, target, CRAWLERS):
+                measured.append((alone_s, await p99_s(url, upstream, paced, HEALTHY)))
                 grown_bytes = resident_bytes(pid) - before_bytes
-            assert grown_bytes < 20 * MB + crawlers * 256 * KIB, grown_bytes
+            assert grown_bytes < 20 * MB + CRAWLERS * 256 * KIB, grown_bytes
             if measured[-1][1] <= 2 * alone_s:
                 break
         assert any(beside_s <= 2 * alone_s for alone_s, beside_s in measured), measured
@@ -175,6 +181,7 @@ async def test_c27_readers_of_a_byte_a_second_take_bounded_memory_and_leave_the_
 
 # --- 72: thousands of answers with faults, one after the other ------------------------------------
 
+ANSWERS: Final = runs(fast=200, default=500, soak=20_000)
 AT_ONCE: Final = 50
 FAST_DEADLINES: Final = {
     "SUBAK_UPSTREAM__FIRST_BYTE_TIMEOUT_S": "0.3",
@@ -256,15 +263,16 @@ def forget(gateway: Running, upstream: ScriptedUpstream, proxy: ToxicProxy) -> N
     for connection in proxy.connections:
         if connection.was_cut is not None:
             connection.cut()
-    gateway.observer.facts.clear()
+    gateway.observer.clear()
     upstream.requests.clear()
     upstream.connections[:] = [connection for connection in upstream.connections if not connection.closed.is_set()]
     proxy.connections[:] = [connection for connection in proxy.connections if not connection.ended.is_set()]
 
 
 @pytest.mark.timeout(3600)
+@pytest.mark.repeats(answers=ANSWERS)
 async def test_s72_after_thousands_of_answers_with_faults_everything_is_as_before() -> None:
-    rounds = runs(fast=200, default=500, soak=20_000) // AT_ONCE
+    rounds = ANSWERS // AT_ONCE
     dice = random.Random(72)
     async with ScriptedUpstream(Faulty(dice)) as upstream:
         lines = random.Random(27)

@@ -30,6 +30,7 @@ class Check(StrEnum):
     UPSTREAM_ANSWER = "upstream.answer"
     URL_SCHEME = "url.scheme"
     URL_GATEWAY = "url.gateway"
+    URL_ADVICE = "url.advice"
     URL_EVENTS = "url.events"
 
 

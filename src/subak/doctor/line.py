@@ -15,6 +15,7 @@ import msgspec
 
 from subak import __version__
 from subak.clocks import SystemClock
+from subak.core.json_errors import NOT_JSON
 from subak.core.sse import SseDecoder, SseTooLarge
 from subak.doctor.findings import Advice, Check, Finding, Status, failed, fine, warning
 from subak.doctor.reach import judge_date, unreachable
@@ -28,6 +29,7 @@ MAX_BYTES: Final = 64 * 1024
 
 STREAM_PATH: Final = "/livez/stream"
 FEATURES_PATH: Final = "/v1/features"
+READY_PATH: Final = "/readyz?verbose"
 _SHOWN_HEADERS: Final = ("Server", "Via", "CF-RAY", "X-Cache", "Content-Type", "Content-Encoding")
 _SHOWN_CHARS: Final = 80
 _ADVICE: Final = {
@@ -71,6 +73,8 @@ async def look_at_line(base_url: str) -> AsyncIterator[Finding]:
     async with aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=False) as session:
         try:
             yield await _look_at_gateway(session, base_url)
+            for finding in await _look_at_advice(session, base_url):
+                yield finding
             heard = await _listen(session, base_url)
         except (aiohttp.ClientError, OSError) as error:
             advice = _advice_on(error)
@@ -103,6 +107,8 @@ async def _look_at_gateway(session: aiohttp.ClientSession, base_url: str) -> Fin
 
 def judge_gateway(status: int, body: bytes) -> Finding:
     """Judge the answer of `GET /v1/features`: whether `/v1/` leads to a Subak, which resume and stop need."""
+    if status == HTTPStatus.UNAUTHORIZED:
+        return fine(Check.URL_GATEWAY, "a Subak that wants credentials")
     is_on = _sse_of(body) if status == HTTPStatus.OK else None
     if is_on is None:
         return warning(
@@ -115,10 +121,31 @@ def judge_gateway(status: int, body: bytes) -> Finding:
     return fine(Check.URL_GATEWAY, "a Subak, streaming")
 
 
+async def _look_at_advice(session: aiohttp.ClientSession, base_url: str) -> list[Finding]:
+    """Ask the gateway what it noticed of its settings in the requests it got (see `web.advice`)."""
+    async with session.get(base_url + READY_PATH, allow_redirects=False) as response:
+        body = await response.content.read(MAX_BYTES)
+    return judge_advice(body)
+
+
+def judge_advice(body: bytes) -> list[Finding]:
+    """Judge the answer of `GET /readyz?verbose`: each piece of advice is a warning."""
+    try:
+        told = msgspec.json.decode(body, type=_Ready).advice
+    except NOT_JSON:
+        return []
+    parts = [text.partition(". ") for text in told]
+    return [warning(Check.URL_ADVICE, noticed, fix) for noticed, _, fix in parts]
+
+
+class _Ready(msgspec.Struct):
+    advice: tuple[str, ...] = ()
+
+
 def _sse_of(body: bytes) -> bool | None:
     try:
         return msgspec.json.decode(body, type=dict[str, bool]).get("sse")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from subak.doctor.findings import Check, Finding, failed, fine, warning
+from subak.versions import has_c_extensions
 
 OLDEST_PYTHON: Final = (3, 11)
 EARLIEST_DATE: Final = datetime(2024, 1, 1, tzinfo=UTC)
@@ -43,19 +44,6 @@ def look_at_parts() -> Iterator[Finding]:
     """Look at the compiled parts of the HTTP server and of the upstream client."""
     yield _look_at_aiohttp()
     yield _look_at_httptools()
-
-
-def has_c_extensions() -> bool:
-    """Tell whether aiohttp parses and writes HTTP by its compiled modules.
-
-    Raises:
-        ImportError: there is no aiohttp, or it doesn't load.
-    """
-    parser, writer = import_module("aiohttp.http_parser"), import_module("aiohttp.http_writer")
-    return (
-        parser.HttpRequestParser is not parser.HttpRequestParserPy
-        and writer._serialize_headers is not writer._py_serialize_headers  # noqa: SLF001 - no public way to ask
-    )
 
 
 def look_at_loop(choice: Literal["auto", "uvloop", "asyncio"]) -> Finding:

@@ -15,6 +15,7 @@ import msgspec
 
 from subak import __version__
 from subak.clocks import SystemClock
+from subak.core.json_errors import NOT_JSON
 from subak.doctor.findings import Advice, Check, Finding, Status, failed, fine, warning
 from subak.doctor.wiring import authority_of, upstream_urls
 from subak.settings import Upstream as UpstreamSettings
@@ -186,7 +187,7 @@ def judge_health(what: str, status: int, body: bytes, took_ms: float) -> Finding
 def _says_healthy(body: bytes) -> bool:
     try:
         said = msgspec.json.decode(body, type=dict[str, object])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return False
     return str(said.get("status")).lower() in _HEALTHY
 

@@ -1,8 +1,8 @@
 """What the relay may expect of anything that answers.
 
 An upstream *opens* an exchange for a question and from then on calls its sink synchronously, out of the socket's own
-call-back: no task stands between a token and the log (ARCHITECTURE §3). The adapters know nothing of logs, readers or
-HTTP on the other side.
+call-back: no task stands between a token and the log (docs/architecture.md). The adapters know nothing of logs, readers
+or HTTP on the other side.
 """
 
 from typing import Protocol

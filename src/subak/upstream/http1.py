@@ -1,16 +1,18 @@
 """The hot HTTP/1.1 client: a response's bytes reach their receiver in the call that read them from the socket.
 
 A general client hands a body over through a queue and wakes a task for it; per token that costs more than everything
-else here (ARCHITECTURE §3). So this one is an `asyncio.Protocol` and call-backs. It does what a gateway needs to ask
-one origin, and no more: no redirects, no proxies from the environment, no cookies, no decompression, no HTTP/2. It
-knows nothing of questions or events; how a response is read is `http1_response`'s.
+else here (docs/architecture.md, "The hot path"). So this one is an `asyncio.Protocol` and call-backs. It does what a
+gateway needs to ask one origin, and no more: no redirects, no proxies from the environment, no cookies, no
+decompression, no HTTP/2. It knows nothing of questions or events; how a response is read is `http1_response`'s.
 
     where an exchange is     what ends it
     -----------------------  -----------------------------------------------------------------------------------
-    waiting for the head     first-byte deadline; connection lost (a reused one, before any byte: one fresh try)
+    waiting for the head     first-byte deadline; connection lost
     reading the body         its end: `on_complete`; idle deadline, bad framing, connection lost: `on_failure`
     paused                   nothing of ours: the idle deadline stands still
     released                 the body's end, within a second: the connection is kept; else it is closed
+
+Nothing is sent twice from here: whether a question is asked again is decided, and counted, in one place (`failover`).
 """
 
 import asyncio
@@ -31,6 +33,8 @@ from subak.upstream.http1_response import BodyState, MalformedResponse, Response
 
 MAX_INTERIM_RESPONSES: Final = 8
 """1xx responses before the final one."""
+NO_RESPONSE: Final = "no_response"
+"""The reason of a connection that was lost before a byte of the response."""
 MAX_IDLE_S: Final = 30.0
 """An older idle connection isn't used: a router in between may have forgotten it, and nobody would tell us."""
 RELEASE_S: Final = 1.0
@@ -121,7 +125,7 @@ class ResponseReceiver(Protocol):
 class Http1Client:
     """Asks one origin, over kept connections where there are some.
 
-    `connections_opened`, `connections_reused` and `retries` are counters, for whoever exports them.
+    `connections_opened` and `connections_reused` are counters, for whoever exports them.
     """
 
     __slots__ = (
@@ -129,14 +133,12 @@ class Http1Client:
         "_idle",
         "_is_closed",
         "_ssl_context",
-        "_tasks",
         "clock",
         "connections_opened",
         "connections_reused",
         "deadlines",
         "limits",
         "origin",
-        "retries",
     )
 
     def __init__(
@@ -147,18 +149,15 @@ class Http1Client:
         ssl_context: ssl.SSLContext | None,
         clock: Clock,
         deadlines: Deadlines,
-        tasks: asyncio.TaskGroup,
     ) -> None:
-        """`tasks` is where the one retry on a fresh connection runs; `ssl_context` is only for https."""
+        """`ssl_context` is only for https."""
         self.origin = origin
         self.limits = limits
         self.clock = clock
         self.deadlines = deadlines
         self.connections_opened = 0
         self.connections_reused = 0
-        self.retries = 0
         self._ssl_context = (ssl_context or tls_context()) if origin.scheme == "https" else None
-        self._tasks = tasks
         self._idle: list[tuple[_Connection, float]] = []
         self._exchanges: set[Http1Exchange] = set()
         self._is_closed = False
@@ -168,6 +167,11 @@ class Http1Client:
         """How many connections are kept for the next request."""
         return len(self._idle)
 
+    @property
+    def busy_connections(self) -> int:
+        """How many are under way with a response."""
+        return len(self._exchanges)
+
     async def send(self, request: bytes, receiver: ResponseReceiver) -> "Http1Exchange":
         """Send a whole request; return when it is on its way. No call-back comes before that.
 
@@ -175,10 +179,8 @@ class Http1Client:
             UpstreamError: no connection: `upstream_timeout`, or `upstream_error` with the reason `dns`,
                 `connect_refused`, `connect_failed`, `tls_certificate`, `tls_handshake` or `closed`.
         """
-        kept = self._take_idle()
-        connection = kept or await self._connect()
-        # Only a kept connection may be asked twice: it may have been closed while our request was on its way.
-        exchange = Http1Exchange(self, receiver, again=request if kept else None)
+        connection = self._take_idle() or await self._connect()
+        exchange = Http1Exchange(self, receiver)
         self._exchanges.add(exchange)
         exchange.start(connection, request)
         return exchange
@@ -188,8 +190,7 @@ class Http1Client:
         self._is_closed = True
         for exchange in tuple(self._exchanges):
             exchange.abort()
-        while self._idle:
-            self._idle.pop()[0].abort()
+        self.close_idle()
         await asyncio.sleep(0)  # the loop closes aborted sockets in its next round
 
     def keep(self, connection: "_Connection") -> None:
@@ -199,6 +200,11 @@ class Http1Client:
             return
         self._idle.append((connection, self.clock.monotonic()))
 
+    def close_idle(self) -> None:
+        """Close all idle connections."""
+        while self._idle:
+            self._idle.pop()[0].abort()
+
     def drop(self, connection: "_Connection") -> None:
         """Forget an idle connection that is no good any more. Idempotent."""
         self._idle = [entry for entry in self._idle if entry[0] is not connection]
@@ -207,21 +213,6 @@ class Http1Client:
         """An exchange is over. Idempotent."""
         self._exchanges.discard(exchange)
         self.deadlines.forget(exchange)
-
-    def retry(self, exchange: "Http1Exchange", request: bytes) -> "asyncio.Task[None]":
-        """Ask once more, over a fresh connection."""
-        self.retries += 1
-        return self._tasks.create_task(self._ask_again(exchange, request))
-
-    async def _ask_again(self, exchange: "Http1Exchange", request: bytes) -> None:
-        try:
-            connection = await self._connect()
-        except UpstreamError as error:
-            exchange.retry_failed(Failed(error.error_code, error.reason))
-        except Exception:  # noqa: BLE001 - a task's root: a defect here ends this exchange, not its siblings
-            exchange.retry_failed(Failed(ErrorCode.INTERNAL_ERROR, "retry_crashed"))
-        else:
-            exchange.start(connection, request)
 
     def _take_idle(self) -> "_Connection | None":
         """Give the connection used last, if it is still good: that one is the least likely to be closed just now."""
@@ -282,27 +273,22 @@ class Http1Exchange:
     """One request and its response: the `Exchange` of `upstream.base`."""
 
     __slots__ = (
-        "_again",
         "_client",
         "_connection",
         "_is_over",
         "_is_paused",
         "_is_released",
         "_limit_s",
-        "_retry",
         "active_at",
         "receiver",
     )
 
-    def __init__(self, client: Http1Client, receiver: ResponseReceiver, *, again: bytes | None) -> None:
-        """`again`: the request, if it may be sent once more should the connection die before any byte of a response."""
+    def __init__(self, client: Http1Client, receiver: ResponseReceiver) -> None:
         self.receiver = receiver
         self.active_at = client.clock.monotonic()
         """When the current wait began, in monotonic seconds."""
         self._client = client
-        self._again = again
         self._connection: _Connection | None = None
-        self._retry: asyncio.Task[None] | None = None
         self._limit_s = client.limits.first_byte_timeout_s
         self._is_over = False
         self._is_paused = False
@@ -365,14 +351,9 @@ class Http1Exchange:
     def start(self, connection: "_Connection", request: bytes) -> None:
         """Send the request over this connection."""
         self._connection = connection
-        self._retry = None
         connection.carry(self, request)
         if self._is_paused:
             connection.pause()
-
-    def answered(self) -> None:
-        """A byte of the response has come: from now on asking twice could answer twice."""
-        self._again = None
 
     def head_complete(self, response: Response) -> None:
         """The body begins: the idle deadline holds instead of the first byte's."""
@@ -391,16 +372,8 @@ class Http1Exchange:
 
     def lost(self, failed: Failed) -> None:
         """The connection is gone before the response was whole."""
-        if self._again is None or self._is_over:
-            self.fail(failed)
-            return
-        request, self._again = self._again, None
-        self._put_down()
-        self._retry = self._client.retry(self, request)
-
-    def retry_failed(self, failed: Failed) -> None:
-        """No fresh connection was to be had."""
-        self._retry = None
+        if failed.reason == NO_RESPONSE:
+            self._client.close_idle()  # a kept one that died while the request was on its way: the others are no better
         self.fail(failed)
 
     def fail(self, failed: Failed) -> None:
@@ -419,15 +392,8 @@ class Http1Exchange:
 
     def _finish(self) -> None:
         self._is_over = True
-        self._again = None
         self.receiver = _NOBODY
         self._client.forget(self)
-        self._put_down()
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
-
-    def _put_down(self) -> None:
         if self._connection is not None:
             self._connection.put_down()
             self._connection = None
@@ -574,7 +540,6 @@ class _Connection(asyncio.Protocol):
             self._client.drop(self)
             self.abort()
             return
-        exchange.answered()
         try:
             response = self._find_response(data)
         except MalformedResponse as error:
@@ -635,7 +600,7 @@ class _Connection(asyncio.Protocol):
         if exchange is None:
             self._client.drop(self)
         elif self._response is None:
-            exchange.lost(Failed(ErrorCode.UPSTREAM_ERROR, "head_cut" if self._head else "no_response"))
+            exchange.lost(Failed(ErrorCode.UPSTREAM_ERROR, "head_cut" if self._head else NO_RESPONSE))
         elif is_clean and self._response.ends_at_eof:
             exchange.complete(self)
         else:

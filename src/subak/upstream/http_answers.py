@@ -16,7 +16,7 @@ from subak.core.clock import Clock
 from subak.core.errors import ErrorCode, UpstreamError
 from subak.core.events import Ending, Event, Failed, UpstreamSink
 from subak.upstream.frames import Frames
-from subak.upstream.http1 import Http1Exchange
+from subak.upstream.http1 import Http1Client, Http1Exchange
 
 MAX_RETRY_AFTER_S: Final = 86_400
 """A longer wait is passed on as this one: a day."""
@@ -90,6 +90,16 @@ class StreamedAnswer:
         elif exchange is not None:
             exchange.release()
         self._sink.on_read(events, ending, size_bytes)
+
+
+async def ask(client: Http1Client, request: bytes, answer: StreamedAnswer) -> Http1Exchange:
+    """Send a request whose response is told to `answer`; return when it is on its way.
+
+    Raises:
+        UpstreamError: no connection (the reasons of `Http1Client.send`).
+    """
+    answer.exchange = await client.send(request, answer)
+    return answer.exchange
 
 
 class BearerFile:

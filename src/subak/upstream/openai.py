@@ -5,7 +5,6 @@ turns the body into events by `openai_frames`. Who asks isn't told: e-mail addre
 question have no place in this dialect.
 """
 
-import asyncio
 import re
 import ssl
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,15 @@ from subak.core.deadlines import Deadlines
 from subak.core.events import UpstreamSink
 from subak.core.question import Question, Turn
 from subak.upstream.http1 import Http1Client, Http1Exchange, Http1Limits, parse_base_url
-from subak.upstream.http_answers import EVENT_STREAM, Credentials, StreamedAnswer, header_lines, path_of, user_agent_of
+from subak.upstream.http_answers import (
+    EVENT_STREAM,
+    Credentials,
+    StreamedAnswer,
+    ask,
+    header_lines,
+    path_of,
+    user_agent_of,
+)
 from subak.upstream.openai_frames import OpenAiCounts, OpenAiFrames
 
 _COMPLETIONS: Final = "/chat/completions"
@@ -111,7 +118,6 @@ class OpenAiUpstream:
         *,
         clock: Clock,
         deadlines: Deadlines,
-        tasks: asyncio.TaskGroup,
         limits: Http1Limits | None = None,
         max_event_bytes: int = 256 * 1024,
     ) -> None:
@@ -128,7 +134,6 @@ class OpenAiUpstream:
             ssl_context=target.ssl_context,
             clock=clock,
             deadlines=deadlines,
-            tasks=tasks,
         )
         self._clock = clock
         self._max_event_bytes = max_event_bytes
@@ -144,10 +149,7 @@ class OpenAiUpstream:
         """
         request = self._request(self.requests.body(question, is_streamed=True))
         frames = OpenAiFrames(self.counts, max_event_bytes=self._max_event_bytes)
-        answer = StreamedAnswer(sink, self._clock, frames)
-        exchange = await self.client.send(request, answer)
-        answer.exchange = exchange
-        return exchange
+        return await ask(self.client, request, StreamedAnswer(sink, self._clock, frames))
 
     async def close(self) -> None:
         """Close idle connections and abort the exchanges under way."""

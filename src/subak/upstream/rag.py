@@ -3,7 +3,6 @@
 PROTOCOL §5. Puts a question into the dialect's words and turns the body into events by `rag_frames`.
 """
 
-import asyncio
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from subak.upstream.http_answers import (
     OWN_HEADERS,
     Credentials,
     StreamedAnswer,
+    ask,
     header_lines,
     is_visible,
     path_of,
@@ -34,7 +34,9 @@ MAX_ID_BYTES: Final = 256
 """A longer session or continuity id isn't passed on."""
 
 _ROUTE: Final = "/bali-zero/chat-stream"
-_OWN_HEADERS: Final = OWN_HEADERS | {"x-continuity-id", "x-session-id"}
+_OWN_HEADERS: Final = OWN_HEADERS | {"x-continuity-id", "x-session-id", "x-user-id", "x-user-tenant", "x-user-verified"}
+_AS_IT_IS: Final = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
+"""Characters of an id that its header holds as they are: visible ASCII but the percent sign."""
 
 Method = Literal["get", "post", "auto"]
 
@@ -81,7 +83,6 @@ class RagUpstream:
         *,
         clock: Clock,
         deadlines: Deadlines,
-        tasks: asyncio.TaskGroup,
         limits: Http1Limits | None = None,
         bounds: RagBounds | None = None,
     ) -> None:
@@ -106,7 +107,6 @@ class RagUpstream:
             ssl_context=target.ssl_context,
             clock=clock,
             deadlines=deadlines,
-            tasks=tasks,
         )
         self._bounds = bounds or RagBounds()
         self._clock = clock
@@ -140,10 +140,7 @@ class RagUpstream:
         except QuestionTooLong as error:
             raise UpstreamError(ErrorCode.UPSTREAM_ERROR, "question_too_long") from error
         frames = RagFrames(self.counts, max_event_bytes=self._bounds.max_event_bytes)
-        answer = StreamedAnswer(sink, self._clock, frames)
-        exchange = await self.client.send(request, answer)
-        answer.exchange = exchange
-        return exchange
+        return await ask(self.client, request, StreamedAnswer(sink, self._clock, frames))
 
     async def close(self) -> None:
         """Close idle connections and abort the exchanges under way."""
@@ -154,6 +151,7 @@ class RagUpstream:
         headers = [line, header_lines(self._own_headers | self._credentials.read())]
         headers.append(_id_header("x-session-id", question.session_id))
         headers.append(_id_header("x-continuity-id", question.continuity_id))
+        headers.append(_identity_headers(question))
         if body:
             headers.append(f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n")
         headers.append("\r\n")
@@ -188,6 +186,16 @@ def _fields(question: Question) -> dict[str, object]:
         "conversation_history": question.conversation_history,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _identity_headers(question: Question) -> str:
+    """Who asks, and whether anything vouches for it. Ids are percent-encoded where they aren't visible ASCII."""
+    headers = {"x-user-verified": "true" if question.is_verified else "false"}
+    if question.user_id is not None:
+        headers["x-user-id"] = quote(question.user_id, safe=_AS_IT_IS)
+    if question.tenant is not None:
+        headers["x-user-tenant"] = quote(question.tenant, safe=_AS_IT_IS)
+    return header_lines(headers)
 
 
 def _id_header(name: str, value: str | None) -> str:

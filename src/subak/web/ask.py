@@ -10,7 +10,7 @@ from subak.core.errors import InvalidField, MissingQuery, NotAcceptable, Request
 from subak.core.json_errors import NOT_JSON
 from subak.core.lifecycle import OnDisconnect, may_choose
 from subak.core.question import Question, Turn
-from subak.web.connection import Connection
+from subak.web.connection import connection_of
 
 LABEL: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 LABEL_BYTES: Final = 320
@@ -93,8 +93,7 @@ async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
         raise _too_large(max_bytes)
     chunks: list[bytes] = []
     size_bytes = 0
-    connection = request.protocol
-    assert isinstance(connection, Connection), "the server makes our own connections"
+    connection = connection_of(request)
     with connection.body_deadline():
         while chunk := await request.content.read(_READ_BYTES):
             size_bytes += len(chunk)

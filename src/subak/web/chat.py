@@ -14,9 +14,11 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from subak.core.clock import Clock
 from subak.core.errors import ErrorCode, SubakError, UpstreamError
+from subak.core.facts import ChatAnswered, Observer
 from subak.web.ask import read_body
-from subak.web.connection import Connection
+from subak.web.connection import Connection, connection_of
 
 CHAT_PATH: Final = "/bali-zero/chat"
 MAX_EMBEDDED_BODY_BYTES: Final = 8 * 1024 * 1024
@@ -60,13 +62,34 @@ ChatAnswerer = Callable[[bytes, str | None], Awaitable[ChatReply]]
 class ChatRoute:
     """`POST /api/v2/bali-zero/chat`: whatever answers it now."""
 
-    def __init__(self, backend: "EmbeddedChat | ProxiedChat") -> None:
-        """`backend` may be replaced at any time: requests under way keep theirs."""
+    def __init__(
+        self,
+        backend: "EmbeddedChat | ProxiedChat",
+        admit: Callable[[web.Request], Awaitable[None]],
+        observer: Observer,
+        clock: Clock,
+    ) -> None:
+        """`backend` may be replaced at any time: requests under way keep theirs. `admit` raises at a limit."""
         self.backend = backend
+        self._admit = admit
+        self._observer = observer
+        self._clock = clock
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer one request."""
-        return await self.backend.handle(request)
+        """Answer one request, and tell how long that took; nothing is told of one whose caller left."""
+        await self._admit(request)
+        began_at = self._clock.monotonic()
+        try:
+            response = await self.backend.handle(request)
+        except SubakError as error:
+            self._tell(error.http_status, began_at)
+            raise
+        self._tell(response.status, began_at)
+        return response
+
+    def _tell(self, status: int, began_at: float) -> None:
+        duration_ms = round((self._clock.monotonic() - began_at) * 1000, 3)
+        self._observer.notify(ChatAnswered(status, duration_ms))
 
 
 class EmbeddedChat:
@@ -77,8 +100,7 @@ class EmbeddedChat:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer the request; a caller that leaves ends the work on it too."""
-        connection = request.protocol
-        assert isinstance(connection, Connection), "the server makes our own connections"
+        connection = connection_of(request)
         body = await read_body(request, MAX_EMBEDDED_BODY_BYTES)
         connection.writer = _CancelWhenLost()
         try:
@@ -114,8 +136,7 @@ class ProxiedChat:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Pass the request on and its answer back; a caller that leaves ends the backend's work too."""
-        connection = request.protocol
-        assert isinstance(connection, Connection), "the server makes our own connections"
+        connection = connection_of(request)
         connection.writer = _CancelWhenLost()
         try:
             async with await self._ask(request) as answer:

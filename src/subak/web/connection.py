@@ -17,6 +17,7 @@ after its refusal is taken and dropped for a moment, up to `DROPPED_BYTES`.
 """
 
 import asyncio
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -47,9 +48,19 @@ MAX_HEADERS_BYTES: Final = 64 * 1024
 """What all headers of a request may have together."""
 MAX_HEAD_BYTES: Final = MAX_LINE_BYTES + 2 * MAX_HEADERS_BYTES
 """What is taken of a head that doesn't end."""
+MAX_FRAMING_BYTES: Final = 1024 * 1024
+"""What the framing of a body (sizes, extensions, trailers of chunks) may take. More than the parser may hold back of
+one read, 256 KiB: what it holds back looks like framing here."""
+MAX_FRAMING_PER_BYTE: Final = 8
+"""What it may take in addition for each byte of content: one in a chunk of its own takes 5."""
 DROPPED_BYTES: Final = 256 * 1024
 LINGER_S: Final = 1.0
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
+_HOST: Final = re.compile(
+    r"(?:\[[0-9A-Fa-f:.]+\]|\[v[0-9A-Fa-f]+\.[\w.~!$&'()*+,;=:-]+\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?",
+    re.ASCII,
+)
+"""`uri-host [ ":" port ]` (RFC 9110 §7.2, RFC 3986 §3.2.2), and not empty: `http` has no URI without a host."""
 
 
 def _spell(status: HTTPStatus, headers: bytes = b"") -> bytes:
@@ -120,6 +131,7 @@ class Connection(RequestHandler):
 
     __slots__ = (
         "_body",
+        "_body_bytes",
         "_door",
         "_dropped_bytes",
         "_gone",
@@ -127,6 +139,7 @@ class Connection(RequestHandler):
         "_head_bytes",
         "_is_refused",
         "_phase",
+        "head_at",
         "writer",
     )
 
@@ -148,9 +161,12 @@ class Connection(RequestHandler):
         self._head_bytes = 0
         self._has_parsed = False
         self._body: StreamReader | None = None
+        self._body_bytes = 0
         self._dropped_bytes = 0
         self._gone = asyncio.Event()
         self.writer: Writer | None = None
+        self.head_at = 0.0
+        """When the head of the request under way had come, in monotonic seconds."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection and bound what may wait in buffers; with the house full, say so and close."""
@@ -193,10 +209,12 @@ class Connection(RequestHandler):
         """A request's head was parsed: its handler has begun.
 
         Raises:
-            web.HTTPException: its version isn't 1.x, its headers are too large, or its body's framing is ambiguous.
+            web.HTTPException: its version isn't 1.x, its headers are too large, or it is ambiguous.
         """
         self._phase = _Phase.BUSY
+        self.head_at = self._door.clock.monotonic()
         self._body = request.content
+        self._body_bytes = 0
         self._has_parsed = False
         self._head_bytes = 0
         self._door.deadlines.forget(self)
@@ -299,7 +317,11 @@ class Connection(RequestHandler):
             self._has_parsed = True
             if self._body is not None and self._has_unread_body:  # no request can follow but one that is none
                 self._body.set_exception(RequestError("The body is malformed."))
-        elif not self._has_parsed and not self._has_unread_body:
+        elif self._body is not None and self._has_unread_body:
+            self._body_bytes += len(data)
+            if self._body_bytes > MAX_FRAMING_BYTES + (1 + MAX_FRAMING_PER_BYTE) * self._body.total_bytes:
+                self._body.set_exception(RequestError("The body is malformed."))
+        elif not self._has_parsed:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and self.transport is not None:
                 self.transport.write(_HEAD_TOO_LARGE)
@@ -331,6 +353,13 @@ class Connection(RequestHandler):
         transport.close()
 
 
+def connection_of(request: web.BaseRequest) -> Connection:
+    """Give the connection that a request came on."""
+    connection = request.protocol
+    assert isinstance(connection, Connection), "the server makes our own connections"
+    return connection
+
+
 class LastWord(web.Response):
     """An answer with which the connection ends: to what is no request, or one whose body wasn't read."""
 
@@ -356,14 +385,19 @@ def _check_head(request: web.BaseRequest) -> None:
         raise web.HTTPVersionNotSupported
     if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEADERS_BYTES:
         raise web.HTTPRequestHeaderFieldsTooLarge
-    if is_refused_coding(request):
+    if is_ambiguous(request):
         raise web.HTTPBadRequest
 
 
-def is_refused_coding(request: web.BaseRequest) -> bool:
-    """Whether the body has a coding that others may read differently: all but `chunked` in HTTP/1.1 (RFC 9112 §6.1)."""
-    coding = request.headers.get("Transfer-Encoding")
-    return coding is not None and (coding.strip().lower() != "chunked" or request.version < HttpVersion11)
+def is_ambiguous(request: web.BaseRequest) -> bool:
+    """Whether others may read it differently: another coding than `chunked`, one in HTTP/1.0, a `Host` that is none.
+
+    RFC 9112 §6.1 and §3.2. Two `Host`, or none in HTTP/1.1, the parser refuses itself.
+    """
+    coding, host = request.headers.get("Transfer-Encoding"), request.headers.get("Host")
+    if coding is not None and (coding.strip().lower() != "chunked" or request.version < HttpVersion11):
+        return True
+    return host is not None and _HOST.fullmatch(host) is None
 
 
 def _status_of(error: LineTooLong) -> HTTPStatus:

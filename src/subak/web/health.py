@@ -7,6 +7,7 @@ from aiohttp import HttpVersion11, web
 
 from subak.core.envelope import encode_heartbeat
 from subak.relay.hub import Hub
+from subak.web.advice import Advice
 from subak.web.problems import json_response, status_problem
 from subak.web.send import STREAM_HEADERS, EventStreamResponse
 
@@ -20,8 +21,9 @@ MAX_PROBES: Final = 16
 class HealthRoutes:
     """`/livez`, `/livez/stream` and `/readyz`."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, advice: Advice) -> None:
         self._hub = hub
+        self._advice = advice
         self._probes = 0
 
     async def live(self, request: web.Request) -> web.Response:
@@ -43,11 +45,15 @@ class HealthRoutes:
             self._probes -= 1
 
     async def ready(self, request: web.Request) -> web.Response:
-        """New streams are welcome: 200; 503 while draining. `?verbose` tells more."""
+        """New streams are welcome: 200; 503 while draining. `?verbose` tells more, wrong settings included."""
         is_ready = not self._hub.is_draining
         body: dict[str, object] = {"status": "ok" if is_ready else "draining"}
         if "verbose" in request.query:
-            body |= {"live_streams": self._hub.live_count, "readers": self._hub.reader_count}
+            body |= {
+                "live_streams": self._hub.live_count,
+                "readers": self._hub.reader_count,
+                "advice": list(self._advice.texts.values()),
+            }
         return json_response(body, status=200 if is_ready else 503)
 
     async def _send_probe(self, request: web.Request) -> web.StreamResponse:

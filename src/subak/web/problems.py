@@ -11,7 +11,8 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from subak.core.errors import SubakError
+from subak.admission.auth import challenge_of
+from subak.core.errors import FlagDisabled, SubakError, Unauthenticated
 
 PROBLEM_TYPE: Final = "application/problem+json"
 _JSON: Final = "application/json"
@@ -24,7 +25,13 @@ def json_response(body: object, *, status: int = 200, headers: dict[str, str] | 
 
 def problem_response(request: web.BaseRequest, error: SubakError, *, speaks_seed: bool) -> web.Response:
     """Give the response for an error. `speaks_seed`: the route's clients know the founding document's bodies."""
-    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    headers = dict(error.headers)
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, FlagDisabled) and "Origin" in request.headers:
+        error.members["origin"] = request.headers["Origin"]  # the only thing that we ever echo
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = challenge_of(error.reason)
     wants_problem = PROBLEM_TYPE in request.headers.get("Accept", "")
     if speaks_seed and not wants_problem and _has_seed_body(error):
         return _response(error.members, error.http_status, _JSON, headers)

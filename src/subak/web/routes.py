@@ -1,27 +1,26 @@
 """All URLs on one screen, and what every answer has in common."""
 
-from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Middleware
 
-from subak.core.errors import SubakError
-from subak.core.facts import Crashed, Observer, Refused
-from subak.relay.crash import crash_site
+from subak.core.facts import Observer
 from subak.web.chat import ChatRoute, keep_native_headers
-from subak.web.connection import Connection, LastWord, is_refused_coding
+from subak.web.connection import LastWord, connection_of, is_ambiguous
 from subak.web.cors import ALLOWED, Cors
 from subak.web.demo import DemoRoutes
 from subak.web.health import HealthRoutes
-from subak.web.problems import problem_response, status_problem
+from subak.web.outcome import Handler, add_extra_headers, outcome_of
+from subak.web.problems import status_problem
+from subak.web.report import ReportRoute
 from subak.web.streams import StreamRoutes
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 CHAT_STREAM: Final = "/api/v2/bali-zero/chat-stream"
 CHAT: Final = "/api/v2/bali-zero/chat"
 STREAM: Final = "/v1/streams/{stream_id}"
+SPEAK_SEED: Final = frozenset({CHAT_STREAM, CHAT})
+"""Paths whose clients know the founding document's bodies."""
 
 
 class Handlers(NamedTuple):
@@ -29,13 +28,14 @@ class Handlers(NamedTuple):
 
     streams: StreamRoutes
     chat: ChatRoute
+    reports: ReportRoute
     health: HealthRoutes
     demo: DemoRoutes
 
 
 def routes(handlers: Handlers) -> list[tuple[str, str, Handler]]:
     """Give (method, path, handler), in the order of the documentation."""
-    streams, chat, health, demo = handlers
+    streams, chat, reports, health, demo = handlers
     return [
         ("GET", CHAT_STREAM, streams.ask_by_url),
         ("POST", CHAT_STREAM, streams.ask_by_body),
@@ -45,7 +45,9 @@ def routes(handlers: Handlers) -> list[tuple[str, str, Handler]]:
         ("GET", STREAM, streams.state),
         ("POST", f"{STREAM}/stop", streams.stop),
         ("DELETE", STREAM, streams.stop),
+        ("POST", f"{STREAM}/report", reports.handle),
         ("GET", "/v1/features", streams.features),
+        ("POST", "/v1/tickets", streams.ticket),
         ("GET", "/livez", health.live),
         ("GET", "/livez/stream", health.stream),
         ("GET", "/readyz", health.ready),
@@ -65,6 +67,7 @@ def make_app(handlers: Handlers, cors: Cors, observer: Observer) -> web.Applicat
     for path, allowed in methods.items():
         app.router.add_route("OPTIONS", path, _preflight(cors, ", ".join([*allowed, "OPTIONS"])))
     app.on_response_prepare.append(add_cors_headers)
+    app.on_response_prepare.append(add_extra_headers)
     app.on_response_prepare.append(keep_native_headers)
     app.on_response_prepare.append(close_after_oddities)
     return app
@@ -89,32 +92,15 @@ def _preflight(cors: Cors, methods: str) -> Handler:
 def _outer(cors: Cors, observer: Observer) -> Middleware:
     @web.middleware
     async def outer(request: web.Request, handler: Handler) -> web.StreamResponse:
-        connection = request.protocol
-        assert isinstance(connection, Connection), "the server makes our own connections"
+        connection = connection_of(request)
         headers = cors.headers(request)
         if request.path != CHAT or ALLOWED in headers:  # nothing is added to /chat unless a page was allowed by name
             request[CORS_HEADERS] = headers
-        response = await answer(connection, request, handler)
+        response = await outcome_of(request, handler, observer, speaks_seed=request.path in SPEAK_SEED)
         connection.answer_sent()
         if isinstance(response, web.Response) and not request.content.is_eof():
             return LastWord(connection, response)
         return response
-
-    async def answer(connection: Connection, request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            connection.head_complete(request)
-            return await handler(request)
-        except SubakError as error:
-            observer.notify(Refused(_route_name(request), request.method, error.http_status, error.code))
-            return problem_response(request, error, speaks_seed=request.path == CHAT_STREAM)
-        except web.HTTPException as error:
-            kept = {name: error.headers[name] for name in ("Allow", "Location") if name in error.headers}
-            return status_problem(error.status, headers=kept)
-        except ConnectionError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the root of a request: the caller gets a problem, the operator the place
-            observer.notify(Crashed(type(error).__name__, crash_site(error)))
-            return status_problem(500)
 
     return outer
 
@@ -132,14 +118,9 @@ async def close_after_oddities(request: web.Request, response: web.StreamRespons
     Nor one with `Upgrade`: the parser drops what came behind it in the same read (aiohttp 3.14.5). An
     `on_response_prepare` signal.
     """
-    if "Upgrade" in request.headers or is_refused_coding(request) or not request.content.is_eof():
+    if "Upgrade" in request.headers or is_ambiguous(request) or not request.content.is_eof():
         response.headers["Connection"] = "close"
         response.force_close()
 
 
 CORS_HEADERS: Final = web.RequestKey("cors_headers", dict)
-
-
-def _route_name(request: web.Request) -> str:
-    resource = request.match_info.route.resource
-    return "unknown" if resource is None else resource.canonical

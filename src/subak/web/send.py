@@ -13,7 +13,7 @@ from aiohttp.http_writer import StreamWriter
 from subak.core.envelope import encode_preface
 from subak.relay.hub import Attachment, Reading, Recap
 from subak.relay.subscriber import Departure
-from subak.web.connection import Connection
+from subak.web.connection import Connection, connection_of
 
 STREAM_HEADERS: Final = {
     "Content-Type": "text/event-stream",
@@ -42,6 +42,11 @@ class ChunkedOutlet:
     def is_writable(self) -> bool:
         """Whether the transport's buffer is below its bound."""
         return not self._connection.writing_paused
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What the transport keeps until the socket takes it."""
+        return self._transport.get_write_buffer_size()
 
     def write(self, frames: bytes) -> None:
         """Send one chunk."""
@@ -72,8 +77,7 @@ async def send_attachment(
 async def _send_reading(request: web.BaseRequest, reading: Reading, headers: dict[str, str]) -> web.StreamResponse:
     response = EventStreamResponse(headers=STREAM_HEADERS | headers)
     is_chunked = request.version >= HttpVersion11
-    connection = request.protocol
-    assert isinstance(connection, Connection), "the server makes our own connections"
+    connection = connection_of(request)
     if not is_chunked:
         response.force_close()
     try:

@@ -1,20 +1,22 @@
-"""The stream routes: ask, attach, look, stop (PROTOCOL §2).
+"""The stream routes: ask, attach, look, stop (docs/PROTOCOL.md §2).
 
-Every way in follows one order: a cursor beats a key beats the question. Attaching to what exists passes no flag and
-no quota; only a question that would be asked anew goes through the gate.
+Every way in follows one order: who calls; then a cursor beats a key beats the question. Attaching to what exists passes
+no flag and no quota for questions; only a question that would be asked anew goes through the whole gate.
 """
 
 import random
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import msgspec
 from aiohttp import web
 
-from subak.admission.gate import Gate, Refused
+from subak.admission.auth import AuthRules, cut_at
+from subak.admission.gate import Gate
+from subak.admission.identity import IdentityPolicy, identified
 from subak.core.cursor import Cursor, is_stream_id
 from subak.core.digests import keyed_digest
 from subak.core.errors import (
-    FlagDisabled,
     MalformedCursor,
     QuestionTooLong,
     RequestError,
@@ -22,12 +24,15 @@ from subak.core.errors import (
     UrlTooLong,
 )
 from subak.core.lifecycle import OnDisconnect
-from subak.core.principal import ANONYMOUS, Principal
+from subak.core.principal import Caller
 from subak.core.question import Question
 from subak.relay.hub import Hub, Opened
 from subak.relay.publisher import Origin
 from subak.replay.base import IdempotencyKey
 from subak.web.ask import LABEL, InputBounds, on_disconnect_of, question_from_body, question_from_url
+from subak.web.callers import TICKET, Callers
+from subak.web.connection import connection_of
+from subak.web.outcome import EXTRA_HEADERS, person_of
 from subak.web.problems import json_response
 from subak.web.send import send_attachment
 
@@ -37,10 +42,12 @@ _CONNECTION_ID_BITS: Final = 80
 
 
 class StreamRules(msgspec.Struct, frozen=True):
-    """What requests are held to."""
+    """What requests are held to. `secret` keys the digests of idempotency keys and questions."""
 
     bounds: InputBounds
     on_disconnect: OnDisconnect
+    identity: IdentityPolicy
+    auth: AuthRules
     secret: bytes
 
 
@@ -49,92 +56,137 @@ class _Call(NamedTuple):
 
     request: web.Request
     route: str
-    principal: Principal
+    caller: Caller
+    cursor: Cursor | None
     connection_id: str
 
 
 class StreamRoutes:
     """Handlers over one hub and one gate."""
 
-    def __init__(self, hub: Hub, gate: Gate, rules: StreamRules) -> None:
-        """`rules.secret` keys the digests of idempotency keys and questions."""
+    def __init__(self, hub: Hub, callers: Callers, rules: StreamRules) -> None:
+        """`callers` tells who calls, and has the gate."""
         self._hub = hub
-        self._gate = gate
+        self._callers = callers
         self._rules = rules
 
-    def configure(self, gate: Gate, rules: StreamRules) -> None:
+    def configure(self, rules: StreamRules) -> None:
         """Take these for requests to come."""
-        self._gate = gate
         self._rules = rules
+
+    @property
+    def _gate(self) -> Gate:
+        return self._callers.gate
 
     async def ask_by_url(self, request: web.Request) -> web.StreamResponse:
         """GET chat-stream: the question stands in the URL."""
-        call = _call(request, "GET chat-stream")
-        if (cursor := cursor_of(request)) is not None:
-            return await self._resume(call, cursor)
+        call = await self._enter_to_ask(request, "GET chat-stream")
+        if call.cursor is not None:
+            return await self._send(call, call.cursor.stream_id)
+        question = question_from_url(request, self._rules.bounds)
         try:
-            opened = await self._open(call, question_from_url(request, self._rules.bounds))
+            opened = await self._open(call, question, likeness=self._likeness_of(call, question))
         except QuestionTooLong as error:
             raise UrlTooLong(error.detail) from error
         return await self._send_opened(call, opened)
 
     async def ask_by_body(self, request: web.Request) -> web.StreamResponse:
         """POST chat-stream: the question stands in the body; a stream whatever `Accept` says."""
-        call = _call(request, "POST chat-stream")
-        if (cursor := cursor_of(request)) is not None:
-            return await self._resume(call, cursor)
+        call = await self._enter_to_ask(request, "POST chat-stream")
+        if call.cursor is not None:
+            return await self._send(call, call.cursor.stream_id)
         opened = await self._open(call, await question_from_body(request, self._rules.bounds))
         return await self._send_opened(call, opened)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/streams: a stream for `Accept: text/event-stream`, else 201 with where to find it."""
-        call = _call(request, "POST streams")
-        if (cursor := cursor_of(request)) is not None:
-            return await self._resume(call, cursor)
+        call = await self._enter_to_ask(request, "POST streams")
+        if call.cursor is not None:
+            return await self._send(call, call.cursor.stream_id)
         opened = await self._open(call, await question_from_body(request, self._rules.bounds))
         if "text/event-stream" in request.headers.get("Accept", ""):
             return await self._send_opened(call, opened)
+        self._bind_ticket(call, opened.stream_id)
         return json_response(_links(opened.stream_id), status=201, headers=_opened_headers(call, opened))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/streams/{id}/events: replay from a cursor, then live."""
-        call = _call(request, "GET events")
+        call = await self._enter(request, "GET events")
         stream_id = stream_id_of(request)
-        cursor = cursor_of(request)
-        if cursor is not None and cursor.stream_id != stream_id:
+        if call.cursor is not None and call.cursor.stream_id != stream_id:
             raise MalformedCursor("The cursor belongs to another stream than the path names.")
-        return await self._send(call, stream_id, cursor)
+        return await self._send(call, stream_id)
 
     async def state(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/streams/{id}: status and text so far, for polling and after a 410."""
-        return json_response(await self._hub.state(stream_id_of(request), ANONYMOUS))
+        call = await self._enter(request, "GET stream")
+        return json_response(await self._hub.state(stream_id_of(request), call.caller.principal))
 
     async def stop(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/streams/{id}/stop and DELETE /v1/streams/{id}: end the answer, keep what came."""
-        return json_response(await self._hub.stop(stream_id_of(request), ANONYMOUS))
+        call = await self._enter(request, "POST stop")
+        return json_response(await self._hub.stop(stream_id_of(request), call.caller.principal))
 
     async def features(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/features: whether this caller could stream now; costs nothing."""
-        del request
-        return json_response({"sse": not isinstance(self._gate.admit(ANONYMOUS), Refused)})
+        call = await self._enter(request, "GET features")
+        return json_response({"sse": self._gate.may_stream(call.caller)})
 
-    async def _open(self, call: _Call, question: Question) -> Opened:
+    async def ticket(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/tickets: what a native EventSource, which can send no header, proves itself with."""
+        call = await self._enter(request, "POST tickets")
+        _note(request, await self._gate.admit_resume(call.caller))
+        issued = self._callers.tickets.issue(call.caller.principal)
+        return json_response({"ticket": issued.ticket, "expires_in": issued.expires_in_s}, status=201)
+
+    async def _enter(self, request: web.Request, route: str) -> _Call:
+        cursor = cursor_of(request)
+        caller = await self._callers.identify(request, None if cursor is None else cursor.stream_id)
+        return _Call(request, route, caller, cursor, _connection_id_of(request))
+
+    async def _enter_to_ask(self, request: web.Request, route: str) -> _Call:
+        """Enter a route on which a question may stand. While the flag is off for all, nobody is asked who it is."""
+        if cursor_of(request) is None and "Idempotency-Key" not in request.headers:
+            self._gate.check_flag()
+        call = await self._enter(request, route)
+        _note(request, await self._gate.standing(call.caller))
+        return call
+
+    async def _open(self, call: _Call, question: Question, *, likeness: bytes | None = None) -> Opened:
         key = self._key_of(call, question)
-        if key is not None and (known := await self._hub.lookup_key(key)) is not None:
+        known = None if key is None else await self._hub.lookup_key(key)
+        if known is None and likeness is not None:
+            known = self._hub.lookup_orphan(likeness)
+        if known is not None:
+            _note(call.request, await self._gate.admit_resume(call.caller))
             return Opened(known, is_replay=True)
-        verdict = self._gate.admit(call.principal)
-        if isinstance(verdict, Refused):
-            raise FlagDisabled(verdict.flag, call.request.headers.get("Origin"))
-        return await self._ask_anew(call, question, key)
+        return await self._ask_anew(call, question, key, likeness)
 
-    async def _ask_anew(self, call: _Call, question: Question, key: IdempotencyKey | None) -> Opened:
-        return await self._hub.open(
-            question,
-            call.principal,
-            Origin(call.connection_id, call.route),
-            on_disconnect=on_disconnect_of(call.request, self._rules.on_disconnect),
-            key=key,
-        )
+    async def _ask_anew(
+        self, call: _Call, question: Question, key: IdempotencyKey | None, likeness: bytes | None
+    ) -> Opened:
+        rules = self._rules
+        on_disconnect = on_disconnect_of(call.request, rules.on_disconnect)
+        question = identified(question, call.caller.principal, rules.identity)
+        admitted = await self._gate.admit(call.caller)
+        _note(call.request, admitted.headers)
+        who = msgspec.structs.replace(person_of(call.caller), query=question.query)
+        try:
+            opened = await self._hub.open(
+                question,
+                call.caller.principal,
+                Origin(call.connection_id, call.route, admitted.arm, who, connection_of(call.request).head_at),
+                on_disconnect=on_disconnect,
+                key=key,
+                likeness=likeness,
+                on_end=admitted.release,
+            )
+        except BaseException:
+            admitted.release()
+            raise
+        if opened.is_replay:
+            admitted.release()
+        return opened
 
     def _key_of(self, call: _Call, question: Question) -> IdempotencyKey | None:
         key = call.request.headers.get("Idempotency-Key")
@@ -142,40 +194,59 @@ class StreamRoutes:
             return None
         if not key or len(key) > KEY_MAX_CHARS or not (key.isascii() and key.isprintable()):
             raise RequestError(f"Idempotency-Key takes 1 to {KEY_MAX_CHARS} visible ASCII characters.")
-        if call.principal.is_anonymous and len(key) < ANONYMOUS_KEY_MIN_CHARS:
+        if call.caller.principal.is_anonymous and len(key) < ANONYMOUS_KEY_MIN_CHARS:
             raise RequestError(
                 f"Without credentials an Idempotency-Key needs at least {ANONYMOUS_KEY_MIN_CHARS} characters, "
                 "so that nobody can guess it."
             )
-        owner = call.principal.id.encode()
+        owner = call.caller.principal.id.encode()
         secret = self._rules.secret
-        asked = msgspec.json.encode(
-            (question.query, question.user_email, question.user_role, question.conversation_history)
-        )
         return IdempotencyKey(
             digest=keyed_digest(secret, "idempotency-key", owner, key.encode()),
-            fingerprint=keyed_digest(secret, "question", asked),
+            fingerprint=keyed_digest(secret, "question", _fields(question)),
         )
 
-    async def _resume(self, call: _Call, cursor: Cursor) -> web.StreamResponse:
-        return await self._send(call, cursor.stream_id, cursor)
+    def _likeness_of(self, call: _Call, question: Question) -> bytes | None:
+        """Give what tells a verified caller's question from all others, None without a name to go by."""
+        principal = call.caller.principal
+        if principal.is_anonymous or principal.is_internal or "Idempotency-Key" in call.request.headers:
+            return None
+        return keyed_digest(self._rules.secret, "likeness", principal.id.encode(), _fields(question))
 
     async def _send_opened(self, call: _Call, opened: Opened) -> web.StreamResponse:
-        attachment = await self._hub.attach(opened.stream_id, None, call.principal, connection_id=call.connection_id)
+        principal = call.caller.principal
+        attachment = await self._hub.attach(
+            opened.stream_id, None, principal, connection_id=call.connection_id, expires_at=self._expiry_of(call)
+        )
+        self._bind_ticket(call, opened.stream_id)
         return await send_attachment(call.request, attachment, _opened_headers(call, opened))
 
-    async def _send(self, call: _Call, stream_id: str, cursor: Cursor | None) -> web.StreamResponse:
+    async def _send(self, call: _Call, stream_id: str) -> web.StreamResponse:
+        _note(call.request, await self._gate.admit_resume(call.caller))
         attachment = await self._hub.attach(
             stream_id,
-            cursor,
-            call.principal,
+            call.cursor,
+            call.caller.principal,
             connection_id=call.connection_id,
             takes_snapshot=call.request.query.get("on_gap") == "snapshot",
+            expires_at=self._expiry_of(call),
         )
+        self._bind_ticket(call, stream_id)
         headers = _stream_headers(call, stream_id)
-        if cursor is not None:
-            headers["Subak-Resumed-From"] = str(cursor)
+        if call.cursor is not None:
+            headers["Subak-Resumed-From"] = str(call.cursor)
         return await send_attachment(call.request, attachment, headers)
+
+    def _expiry_of(self, call: _Call) -> float | None:
+        """Give when the caller's credentials no longer hold, in monotonic seconds; None when it may read on."""
+        cut = cut_at(call.caller.principal, self._rules.auth)
+        clock = self._hub.clock
+        return None if cut is None else clock.monotonic() + cut - clock.time_ms() / 1000
+
+    def _bind_ticket(self, call: _Call, stream_id: str) -> None:
+        ticket = call.request.query.get(TICKET)
+        if ticket is not None:
+            self._callers.tickets.bind(ticket, stream_id)
 
 
 def cursor_of(request: web.BaseRequest) -> Cursor | None:
@@ -200,11 +271,19 @@ def stream_id_of(request: web.Request) -> str:
     return stream_id
 
 
-def _call(request: web.Request, route: str) -> _Call:
+def _connection_id_of(request: web.BaseRequest) -> str:
     label = request.headers.get("x-connection-id", "")
-    if LABEL.fullmatch(label) is None:
-        label = f"c_{random.getrandbits(_CONNECTION_ID_BITS):020x}"
-    return _Call(request, route, ANONYMOUS, label)
+    return label if LABEL.fullmatch(label) is not None else f"c_{random.getrandbits(_CONNECTION_ID_BITS):020x}"
+
+
+def _fields(question: Question) -> bytes:
+    """Give the four fields by which two questions are the same, however they were sent."""
+    return msgspec.json.encode((question.query, question.user_email, question.user_role, question.conversation_history))
+
+
+def _note(request: web.Request, headers: Mapping[str, str]) -> None:
+    """Let the answer, whatever it will be, tell how the caller's quota stands."""
+    request[EXTRA_HEADERS] = dict(headers)
 
 
 def _links(stream_id: str) -> dict[str, str]:

@@ -56,20 +56,18 @@ async def asking(
     """Make an asker; at the end nothing may be watched any more, and no sink may have heard two endings."""
     deadlines = Deadlines()
     clock = FakeClock(deadlines)
-    async with asyncio.TaskGroup() as tasks:
-        upstream = RagUpstream(
-            RagTarget(url=target) if isinstance(target, str) else target,
-            clock=clock,
-            deadlines=deadlines,
-            tasks=tasks,
-            limits=limits,
-            bounds=bounds,
-        )
-        asker = Asker(upstream, clock, deadlines)
-        try:
-            yield asker
-        finally:
-            await upstream.close()
+    upstream = RagUpstream(
+        RagTarget(url=target) if isinstance(target, str) else target,
+        clock=clock,
+        deadlines=deadlines,
+        limits=limits,
+        bounds=bounds,
+    )
+    asker = Asker(upstream, clock, deadlines)
+    try:
+        yield asker
+    finally:
+        await upstream.close()
     assert len(deadlines) == 0
     assert all(len(sink.endings) <= 1 and sink.late_reads == 0 for sink in asker.sinks)
 

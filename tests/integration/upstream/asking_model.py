@@ -1,6 +1,5 @@
 """What the tests of chat completions share: an upstream under a clock that they move, and a server's frames."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -66,20 +65,18 @@ async def asking_model(
     """Make an asker; at the end nothing may be watched any more, and no sink may have heard two endings."""
     deadlines = Deadlines()
     clock = FakeClock(deadlines)
-    async with asyncio.TaskGroup() as tasks:
-        upstream = OpenAiUpstream(
-            OpenAiTarget(url=target) if isinstance(target, str) else target,
-            clock=clock,
-            deadlines=deadlines,
-            tasks=tasks,
-            limits=limits,
-            max_event_bytes=max_event_bytes,
-        )
-        asker = ModelAsker(upstream, clock, patience_s)
-        try:
-            yield asker
-        finally:
-            await upstream.close()
+    upstream = OpenAiUpstream(
+        OpenAiTarget(url=target) if isinstance(target, str) else target,
+        clock=clock,
+        deadlines=deadlines,
+        limits=limits,
+        max_event_bytes=max_event_bytes,
+    )
+    asker = ModelAsker(upstream, clock, patience_s)
+    try:
+        yield asker
+    finally:
+        await upstream.close()
     assert len(deadlines) == 0
     assert all(len(sink.endings) <= 1 and sink.late_reads == 0 for sink in asker.sinks)
 

@@ -130,24 +130,21 @@ async def test_a_connection_that_was_idle_for_long_is_not_used() -> None:
 
 
 @pytest.mark.parametrize("end", [Close(), Reset()], ids=["closed", "reset"])
-async def test_a_reused_connection_that_dies_before_any_byte_is_replaced_once(end: Step) -> None:
-    async with ScriptedUpstream(ANSWER, [end], ANSWER) as upstream, asking(upstream.url) as asker:
-        await asker.ask()
-        await asker.wait_idle(1)
-        sink, ending = await asker.ask()
-        assert (sink.text, ending) == ("Ciao ", Finished())
-        assert upstream.questions == 3
-        assert asker.upstream.client.retries == 1
-        assert upstream.requests[1] == upstream.requests[2]
-
-
-async def test_it_is_not_replaced_twice() -> None:
-    async with ScriptedUpstream(ANSWER, [Close()]) as upstream, asking(upstream.url) as asker:
-        await asker.ask()
-        await asker.wait_idle(1)
+async def test_a_connection_that_dies_before_any_byte_takes_the_kept_ones_with_it(end: Step) -> None:
+    go_on = asyncio.Event()
+    slow = [Head(), Gate(go_on), *ANSWER[1:]]
+    async with ScriptedUpstream(slow, slow, [end], ANSWER) as upstream, asking(upstream.url) as asker:
+        sinks = [(await asker.open())[1] for _ in range(2)]
+        await upstream.wait_questions(2)
+        go_on.set()
+        for sink in sinks:
+            await sink.wait_ended()
+        await asker.wait_idle(2)
         _, ending = await asker.ask()
         assert ending == failure(ERROR, "no_response")
-        assert upstream.questions == 3
+        assert (upstream.questions, asker.upstream.client.idle_connections) == (3, 0), "asked once, and none is kept"
+        assert (await asker.ask())[1] == Finished()
+        assert len(upstream.connections) == 3
 
 
 @pytest.mark.parametrize(
@@ -159,21 +156,21 @@ async def test_it_is_not_replaced_twice() -> None:
     ],
     ids=["a byte", "head", "interim"],
 )
-async def test_a_reused_connection_that_dies_after_a_byte_is_not_replaced(script: Script, expected: Ending) -> None:
+async def test_nothing_is_asked_again_after_a_byte(script: Script, expected: Ending) -> None:
     async with ScriptedUpstream(ANSWER, script, ANSWER) as upstream, asking(upstream.url) as asker:
         await asker.ask()
         await asker.wait_idle(1)
         _, ending = await asker.ask()
         assert ending == expected
-        assert (upstream.questions, asker.upstream.client.retries) == (2, 0)
+        assert upstream.questions == 2
 
 
 @pytest.mark.parametrize("end", [Close(), Reset()], ids=["closed", "reset"])
-async def test_a_fresh_connection_that_dies_is_not_replaced(end: Step) -> None:
+async def test_nothing_is_asked_again_over_a_fresh_connection(end: Step) -> None:
     async with ScriptedUpstream([end], ANSWER) as upstream, asking(upstream.url) as asker:
         _, ending = await asker.ask()
         assert ending == failure(ERROR, "no_response")
-        assert (upstream.questions, asker.upstream.client.retries) == (1, 0)
+        assert upstream.questions == 1
 
 
 def _dismiss(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -206,54 +203,6 @@ async def test_the_close_may_come_with_the_end_of_the_tls_handshake(certificates
     async with server, asking(target) as asker, asyncio.timeout(5):
         _, ending = await asker.ask()
     assert ending == failure(ERROR, "no_response")
-
-
-async def test_a_replacement_that_is_refused_fails_the_answer() -> None:
-    gate = asyncio.Event()
-    async with ScriptedUpstream(ANSWER, [Gate(gate), Close()]) as upstream, asking(upstream.url) as asker:
-        await asker.ask()
-        await asker.wait_idle(1)
-        _, sink = await asker.open()
-        upstream.refuse()
-        gate.set()
-        assert await sink.wait_ended() == failure(ERROR, "connect_refused")
-
-
-@pytest.mark.parametrize("is_aborted", [True, False], ids=["abort", "deadline"])
-async def test_a_replacement_that_never_comes_about_ends_with_its_exchange(is_aborted: bool) -> None:
-    gate = asyncio.Event()
-    limits = Http1Limits(connect_timeout_s=50)
-    async with (
-        ScriptedUpstream(ANSWER, [Gate(gate), Close()]) as upstream,
-        asking(upstream.url, limits=limits) as asker,
-    ):
-        await asker.ask()
-        await asker.wait_idle(1)
-        exchange, sink = await asker.open()
-        await upstream.wait_questions(2)
-        upstream.refuse()
-        async with ScriptedUpstream(port=upstream.port, is_accepting=False):
-            before = asyncio.all_tasks()
-            gate.set()
-            await until(lambda: asker.upstream.client.retries == 1)
-            (retry,) = asyncio.all_tasks() - before
-            if is_aborted:
-                exchange.abort()
-            else:
-                asker.clock.advance(61)
-            await until(retry.done)
-        assert sink.endings == ([] if is_aborted else [failure(ErrorCode.UPSTREAM_TIMEOUT, "first_byte")])
-
-
-async def test_an_exchange_can_be_paused_and_aborted_while_it_is_replaced() -> None:
-    async with ScriptedUpstream(ANSWER, [Close()], ANSWER) as upstream, asking(upstream.url) as asker:
-        await asker.ask()
-        await asker.wait_idle(1)
-        exchange, sink = await asker.open()
-        await until(lambda: asker.upstream.client.retries == 1)
-        exchange.pause()
-        exchange.abort()
-        assert not sink.endings
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The upstream rows of the fault matrix (TRUST §3) at the adapter: what its sink hears, what becomes of the socket."""
+"""The upstream's rows of docs/reliability.md at the adapter: what its sink hears, what becomes of the socket."""
 
 import asyncio
 import gzip

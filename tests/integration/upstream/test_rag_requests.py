@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
@@ -122,6 +122,35 @@ async def test_settings_may_name_another_user_agent_in_any_letter_case(name: str
 async def test_ids_that_could_break_the_request_are_not_forwarded(hostile: str) -> None:
     request = await _request_for(Question("x", session_id=hostile, continuity_id=hostile))
     assert not {"x-session-id", "x-continuity-id", "x-evil"} & request.headers.keys()
+
+
+@pytest.mark.parametrize("method", ["get", "post"])
+async def test_the_backend_hears_who_asks_and_whether_anything_vouches_for_it(method: Method) -> None:
+    verified = Question("x", user_email="ann@example.org", user_id="auth0|42", tenant="acme", is_verified=True)
+    request = await _request_for(verified, method=method)
+    assert _identity(request) == {"x-user-verified": "true", "x-user-id": "auth0|42", "x-user-tenant": "acme"}
+    assert _identity(await _request_for(Question("x", user_email="ann@example.org"), method=method)) == {
+        "x-user-verified": "false"
+    }
+
+
+@pytest.mark.parametrize("user_id", ["è 😀", "100%", "%41", "a b", "a\r\nx-user-verified: true"])
+async def test_an_id_that_is_not_visible_ascii_is_percent_encoded(user_id: str) -> None:
+    request = await _request_for(Question("x", user_id=user_id))
+    assert unquote(request.headers["x-user-id"]) == user_id
+    assert request.headers["x-user-id"].isprintable()
+    assert request.headers["x-user-verified"] == "false"
+
+
+@pytest.mark.parametrize("name", ["x-user-id", "X-User-Verified", "x-user-tenant"])
+async def test_settings_may_not_say_who_asks(name: str) -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        await _request_for(Question("x"), headers={name: "true"})
+    assert caught.group_contains(ValueError, match="set by the gateway itself")
+
+
+def _identity(request: RecordedRequest) -> dict[str, str]:
+    return {name: value for name, value in request.headers.items() if name.startswith("x-user-")}
 
 
 async def test_a_path_prefix_of_the_url_is_kept() -> None:

@@ -1,0 +1,74 @@
+"""What operators see and do: everything that is counted, and the admin listener that shows it."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from subak import __version__
+from subak.admitting import Admitting
+from subak.core.clock import Clock
+from subak.core.facts import Observer
+from subak.relay.crash import crash_site
+from subak.settings import Settings, as_text, catalogue, value_of
+from subak.state import AdminToken, load_admin_token
+from subak.telemetry.errors import Errors
+from subak.telemetry.fanout import Observers
+from subak.telemetry.metrics import Metrics
+from subak.telemetry.stats import Present, Stats, connections_snapshot
+from subak.versions import versions
+from subak.web.admin import AdminRoute, AdminRules
+from subak.web.ops import FlagRoutes, drain_route, look_route, metrics_route
+
+
+class Watching:
+    """Who hears facts: the observer that the gateway was given, and what counts for operators."""
+
+    def __init__(self, clock: Clock, *observers: Observer) -> None:
+        """`observers` hear of everything too."""
+        self.stats = Stats(clock)
+        self.errors = Errors(clock)
+        self.observer = Observers((*observers, self.stats, self.errors), crash_site)
+
+
+class Machinery(NamedTuple):
+    """The parts of a running gateway that operators look at."""
+
+    settings: Callable[[], Settings]
+    watching: Watching
+    admitting: Admitting
+    present: Present
+    secret: bytes
+    clock: Clock
+    on_drain: Callable[[], None]
+
+
+def admin_routes(parts: Machinery) -> list[AdminRoute]:
+    """Give everything that the admin listener answers."""
+    started_at_ms = parts.clock.time_ms()
+    metrics = Metrics(parts.watching.stats, parts.present, version=__version__, started_at_ms=started_at_ms)
+    return [
+        metrics_route(metrics.render, is_public=parts.settings().admin.metrics_public),
+        look_route("/-/stats", lambda: parts.watching.stats.snapshot(parts.present)),
+        look_route("/-/connections", lambda: connections_snapshot(parts.present, parts.secret)),
+        look_route("/-/errors", parts.watching.errors.snapshot),
+        look_route("/-/config", lambda: shown_settings(parts.settings())),
+        look_route("/-/versions", versions),
+        look_route("/-/limits", parts.admitting.limiter.figures),
+        *FlagRoutes(parts.admitting.flags).routes(),
+        drain_route(parts.on_drain),
+    ]
+
+
+def admin_rules(settings: Settings, is_service: Callable[[str], bool]) -> tuple[AdminRules, AdminToken]:
+    """Give who may use the admin listener, by the settings' token or the state directory's.
+
+    Raises:
+        StateError: the state directory can't be used.
+    """
+    given = settings.admin.token
+    token = load_admin_token(settings.state_dir) if given is None else AdminToken(given.reveal(), is_new=False)
+    return AdminRules(token.text, is_service), token
+
+
+def shown_settings(settings: Settings) -> Mapping[str, str]:
+    """Give all settings as they may be shown: secrets masked."""
+    return {setting.key: as_text(value_of(settings, setting.key)) for setting in catalogue()}

@@ -1,0 +1,158 @@
+"""What operators look at and change: `/metrics` and `/-/…` on the admin listener. All of it JSON but the metrics."""
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import Annotated, Final, Literal, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from subak.admission.flags import Flags
+from subak.core.errors import InvalidField, RequestError
+from subak.core.flag_state import FlagDocument, aborted, kept, paused, resumed, started
+from subak.core.json_errors import NOT_JSON
+from subak.core.rollout import STREAMING, Overrides
+from subak.core.rollout_plan import CRITERIA, Bounds, Rollout
+from subak.web.admin import AdminRoute, Role, actor_of
+from subak.web.ask import read_body
+from subak.web.problems import json_response
+
+MAX_BODY_BYTES: Final = 256 * 1024
+_HISTORY: Final = 100
+
+_T = TypeVar("_T")
+Look = Callable[[], object]
+"""Gives something that can be shown as JSON: no personal data, no secrets."""
+
+
+class FlagRoutes:
+    """`/-/flags` and `/-/rollout`: for whom streaming is on."""
+
+    def __init__(self, flags: Flags) -> None:
+        self._flags = flags
+
+    def routes(self) -> list[AdminRoute]:
+        """Give what there is."""
+        steps = {"pause": paused, "resume": resumed, "abort": aborted, "keep": kept}
+        return [
+            AdminRoute("GET", "/-/flags", self.all),
+            AdminRoute("GET", "/-/flags/{key}", self.one),
+            AdminRoute("PUT", "/-/flags/{key}", self.put),
+            AdminRoute("GET", "/-/flags/{key}/history", self.history),
+            AdminRoute("GET", "/-/rollout", self.rollout),
+            AdminRoute("POST", "/-/rollout/start", self.start),
+            *[AdminRoute("POST", f"/-/rollout/{name}", partial(self.step, step)) for name, step in steps.items()],
+        ]
+
+    async def all(self, request: web.Request) -> web.Response:
+        """Every flag."""
+        del request
+        return json_response({"flags": self._flags.views()})
+
+    async def one(self, request: web.Request) -> web.Response:
+        """One flag."""
+        return json_response(self._flags.view(request.match_info["key"]))
+
+    async def put(self, request: web.Request) -> web.Response:
+        """Put these overrides in place of a flag's."""
+        wanted = await _read(request, Overrides)
+        return json_response(self._flags.override(request.match_info["key"], wanted, actor=actor_of(request)))
+
+    async def history(self, request: web.Request) -> web.Response:
+        """Who changed a flag, when, from what to what; newest first."""
+        return json_response({"changes": self._flags.history(request.match_info["key"], limit=_HISTORY)})
+
+    async def rollout(self, request: web.Request) -> web.Response:
+        """The gradual rollout as it stands."""
+        del request
+        return json_response({"rollout": self._flags.view(STREAMING).rollout})
+
+    async def start(self, request: web.Request) -> web.Response:
+        """Begin a gradual rollout."""
+        wanted = await _read(request, StartIn)
+        return self._change(request, partial(started, plan=wanted.plan(self._flags.now()), allow=wanted.allow))
+
+    async def step(self, step: Callable[..., FlagDocument], request: web.Request) -> web.Response:
+        """Pause, resume, abort or keep it."""
+        return self._change(request, partial(step, now=self._flags.now()))
+
+    def _change(self, request: web.Request, change: Callable[[FlagDocument], FlagDocument]) -> web.Response:
+        self._flags.change(STREAMING, change, actor=actor_of(request))
+        return json_response({"rollout": self._flags.view(STREAMING).rollout})
+
+
+class StartIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a rollout's start: percentages, how long each is held, and callers that are in at once.
+
+    `bounds`: other bounds than the table's, by the criterion's name.
+    """
+
+    steps: tuple[float, ...] = (5, 25, 50, 100)
+    hold_s: Annotated[float, msgspec.Meta(ge=0)] = 86_400
+    allow: tuple[str, ...] = ()
+    min_requests: Annotated[int, msgspec.Meta(ge=1)] = 200
+    on_failure: Literal["last-good", "zero"] = "last-good"
+    bounds: dict[str, Bounds] = {}
+
+    def plan(self, now: datetime) -> Rollout:
+        """Give the rollout that begins now.
+
+        Raises:
+            InvalidField: there is no such criterion.
+        """
+        unknown = self.bounds.keys() - {criterion.name for criterion in CRITERIA}
+        if unknown:
+            raise InvalidField("$.bounds", f"names among {', '.join(criterion.name for criterion in CRITERIA)}")
+        return Rollout(
+            steps=self.steps,
+            hold_s=self.hold_s,
+            started_at=now,
+            step_since=now,
+            why="started",
+            min_requests=self.min_requests,
+            on_failure=self.on_failure,
+            bounds=self.bounds,
+        )
+
+
+def look_route(path: str, look: Look, role: Role = Role.OPERATOR) -> AdminRoute:
+    """Give a route that shows what `look` gives."""
+
+    async def show(request: web.Request) -> web.Response:
+        del request
+        return json_response(look())
+
+    return AdminRoute("GET", path, show, role)
+
+
+def metrics_route(render: Callable[[str], tuple[bytes, str]], *, is_public: bool) -> AdminRoute:
+    """Give `/metrics`, for Prometheus."""
+
+    async def show(request: web.Request) -> web.Response:
+        body, content_type = render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    return AdminRoute("GET", "/metrics", show, Role.ANYONE if is_public else Role.OPERATOR)
+
+
+def drain_route(on_drain: Callable[[], None]) -> AdminRoute:
+    """Give the route that lets the process take no more streams, finish and leave."""
+
+    async def drain(request: web.Request) -> web.Response:
+        del request
+        on_drain()
+        return json_response({"status": "draining"}, status=202)
+
+    return AdminRoute("POST", "/-/drain", drain)
+
+
+async def _read(request: web.Request, kind: type[_T]) -> _T:
+    body = await read_body(request, MAX_BODY_BYTES)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        path = str(error).partition(" - at `")[2].rstrip("`") or "$"
+        raise InvalidField(path, str(error).partition(" - at")[0].removeprefix("Expected ")) from None
+    except NOT_JSON:
+        raise RequestError("The body is not valid JSON.") from None
