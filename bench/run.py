@@ -31,6 +31,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
+import gate
+
 HERE = Path(__file__).resolve().parent
 BUILD = HERE / "build"
 GATEWAY_PATH = "/api/v2/bali-zero/chat-stream"
@@ -690,7 +692,10 @@ def run(options: Options) -> int:
             for sample in bench.measure(scenario, options.targets, options.rounds):
                 samples.append(sample)
                 print(describe(sample, scenario), file=sys.stderr, flush=True)
-    facts = machine(options) | {"stolen by the host": f"{stolen_share(start, read_cpu_line()):.1%}"}
+    facts = machine(options) | {
+        "stolen by the host": f"{stolen_share(start, read_cpu_line()):.1%}",
+        "the gate": str(gate.measure()),
+    }
     print("\n".join(f"- {name}: {value}" for name, value in facts.items()))
     for scenario in options.scenarios:
         print("\n" + table(scenario, [sample for sample in samples if sample.scenario == scenario.name]))
