@@ -2,6 +2,8 @@
 
 `SUBAK_TEST_PROFILE`: `fast` (`./dev.py check`), `default` (`./dev.py test`), `soak` (`./dev.py soak`).
 `SUBAK_TEST_RUNS`: how often a repeated test repeats, whatever the profile says.
+`SUBAK_TEST_LOKI_URL`: a Loki that a test may push lines to.
+`CI`: set where a machine of its own runs the tests of a change; fuzzing takes its time there.
 """
 
 import os
@@ -29,6 +31,16 @@ def runs(fast: int, default: int, soak: int) -> int:
     if asked:
         return int(asked)
     return {"fast": fast, "default": default, "soak": soak}[profile()]
+
+
+def fuzz_s() -> float:
+    """Give how long one subject is fuzzed, in real seconds."""
+    is_ci = bool(os.environ.get("CI"))  # noqa: TID251 — (same reason)
+    return {"fast": 0.5, "default": 60.0 if is_ci else 3.0, "soak": 60.0}[profile()]
+
+
+LOKI_URL: Final = os.environ.get("SUBAK_TEST_LOKI_URL", "")  # noqa: TID251 — (same reason)
+"""A Loki that lines may be pushed to; empty without one."""
 
 
 def child_environment(**added: str) -> dict[str, str]:

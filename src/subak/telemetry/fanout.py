@@ -17,7 +17,7 @@ class Observers:
         self._site_of = site_of
 
     def notify(self, fact: Fact) -> None:
-        """Tell it. What one of them raises is a defect of ours: the others hear of that too, as of any crash."""
+        """Tell it. What one of them raises is a defect of ours: all hear of that too, as of any crash."""
         for observer in self._observers:
             try:
                 observer.notify(fact)
@@ -28,6 +28,5 @@ class Observers:
         self.failures[type(broken).__name__] += 1
         crashed = Crashed(type(error).__name__, self._site_of(error))
         for observer in self._observers:
-            if observer is not broken:
-                with suppress(Exception):
-                    observer.notify(crashed)
+            with suppress(Exception):
+                observer.notify(crashed)

@@ -8,7 +8,7 @@ import queue
 import sys
 import threading
 from collections.abc import Mapping
-from typing import Final, Literal, TextIO
+from typing import Final, Literal, Protocol, TextIO
 
 import msgspec
 import structlog
@@ -56,9 +56,17 @@ class LineWriter:
                 self.dropped += 1
 
 
-def make_logger(
-    sink: LineWriter, *, level: str, form: Literal["json", "pretty"]
-) -> structlog.typing.FilteringBoundLogger:
+class Sink(Protocol):
+    """Where lines go."""
+
+    def write(self, text: str) -> None:
+        """Take some text, or count it as dropped. Must not block."""
+
+    def flush(self) -> None:
+        """Called after each line."""
+
+
+def make_logger(sink: Sink, *, level: str, form: Literal["json", "pretty"]) -> structlog.typing.FilteringBoundLogger:
     """Give a logger that writes to `sink`: `json` for machines, `pretty` for a terminal."""
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(serializer=_to_json)

@@ -235,13 +235,13 @@ def _present_counts(present: PresentFigures) -> dict[str, Samples]:
 
 
 def _gauges(present: PresentFigures) -> dict[str, Samples]:
-    process, audit = present.process, present.audit
+    load, process, audit = present.load, present.process, present.audit
     return {
-        "subak_streams": _one(present.streams),
-        "subak_readers": _one(present.readers),
-        "subak_lag_bytes": _one(present.lag_bytes),
-        "subak_lag_max_bytes": _one(present.max_lag_bytes),
-        "subak_buffered_bytes": _one(present.buffered_bytes),
+        "subak_streams": _one(load.streams),
+        "subak_readers": _one(load.readers),
+        "subak_lag_bytes": _one(load.lag_bytes),
+        "subak_lag_max_bytes": _one(load.max_lag_bytes),
+        "subak_buffered_bytes": _one(load.buffered_bytes),
         "subak_upstream_connections": [
             ((up.name, state), float(count))
             for up in present.upstreams

@@ -4,7 +4,7 @@ What ended streams, refusals and `/chat` add up to is counted as it happens (see
 the moment somebody asks, from the call-backs of a `Present`: it costs nothing until then.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -25,7 +25,7 @@ from subak.core.facts import (
 )
 from subak.core.histogram import Histogram
 from subak.core.lifecycle import Status
-from subak.core.live import AuditState, LiveReader, LiveStream, Occupancy, UpstreamState
+from subak.core.live import AuditState, LiveReader, LiveStream, Load, Occupancy, UpstreamState
 from subak.telemetry.host import ProcessState, look_at_process
 from subak.telemetry.tally import (
     Labels,
@@ -50,10 +50,14 @@ MAX_ROWS: Final = 1_000
 
 
 class Present(NamedTuple):
-    """Where to look for what is under way; each is called when somebody asks, from the event loop."""
+    """Where to look for what is under way; each is called when somebody asks, from the event loop.
 
-    streams: Callable[[], Sequence[LiveStream]]
-    readers: Callable[[], Sequence[LiveReader]]
+    `streams` and `readers` give the oldest, at most as many as they are asked for.
+    """
+
+    load: Callable[[], Load]
+    streams: Callable[[int], Sequence[LiveStream]]
+    readers: Callable[[int], Sequence[LiveReader]]
     connections: Callable[[], Occupancy]
     replay_bytes: Callable[[], Occupancy]
     upstreams: Callable[[], Sequence[UpstreamState]]
@@ -147,11 +151,7 @@ class WindowFigures(msgspec.Struct, frozen=True):
 class PresentFigures(msgspec.Struct, frozen=True):
     """What is under way."""
 
-    streams: int
-    readers: int
-    lag_bytes: int
-    max_lag_bytes: int
-    buffered_bytes: int
+    load: Load
     connections: Occupancy
     replay_bytes: Occupancy
     upstreams: tuple[UpstreamState, ...]
@@ -282,13 +282,8 @@ class Stats:
 
 def present_figures(present: Present) -> PresentFigures:
     """Look at everything that is under way."""
-    readers = present.readers()
     return PresentFigures(
-        streams=len(present.streams()),
-        readers=len(readers),
-        lag_bytes=sum(reader.lag_bytes for reader in readers),
-        max_lag_bytes=max((reader.lag_bytes for reader in readers), default=0),
-        buffered_bytes=sum(reader.buffered_bytes for reader in readers),
+        load=present.load(),
         connections=present.connections(),
         replay_bytes=present.replay_bytes(),
         upstreams=tuple(present.upstreams()),
@@ -302,24 +297,18 @@ def present_figures(present: Present) -> PresentFigures:
 
 def connections_snapshot(present: Present, secret: bytes) -> ConnectionsSnapshot:
     """Give the body of `/-/connections`. `secret` keys the digests, as those of log lines."""
-    streams, readers = present.streams(), present.readers()
-    by_id = {stream.stream_id: stream for stream in streams}
-    shown = readers[:MAX_ROWS]
-    names = {
-        stream_id: digest_name(secret, "stream", stream_id)
-        for stream_id in {*list(by_id)[:MAX_ROWS], *(reader.stream_id for reader in shown)}
-    }
+    load = present.load()
     return ConnectionsSnapshot(
-        stream_count=len(streams),
-        reader_count=len(readers),
-        streams=tuple([_stream_row(stream, names, readers) for stream in streams[:MAX_ROWS]]),
-        readers=tuple([_reader_row(reader, names, by_id.get(reader.stream_id)) for reader in shown]),
+        stream_count=load.streams,
+        reader_count=load.readers,
+        streams=tuple([_stream_row(stream, secret) for stream in present.streams(MAX_ROWS)]),
+        readers=tuple([_reader_row(reader, secret) for reader in present.readers(MAX_ROWS)]),
     )
 
 
-def _stream_row(stream: LiveStream, names: dict[str, str], readers: Iterable[LiveReader]) -> StreamRow:
+def _stream_row(stream: LiveStream, secret: bytes) -> StreamRow:
     return StreamRow(
-        stream=names[stream.stream_id],
+        stream=digest_name(secret, "stream", stream.stream_id),
         route=stream.route,
         arm=stream.arm,
         status=stream.status,
@@ -327,13 +316,14 @@ def _stream_row(stream: LiveStream, names: dict[str, str], readers: Iterable[Liv
         tokens=stream.tokens,
         size_bytes=stream.size_bytes,
         first_token_ms=stream.first_token_ms,
-        readers=sum(reader.stream_id == stream.stream_id for reader in readers),
+        readers=stream.readers,
     )
 
 
-def _reader_row(reader: LiveReader, names: dict[str, str], stream: LiveStream | None) -> ReaderRow:
+def _reader_row(reader: LiveReader, secret: bytes) -> ReaderRow:
+    stream = reader.stream
     return ReaderRow(
-        stream=names[reader.stream_id],
+        stream=digest_name(secret, "stream", reader.stream_id),
         route=None if stream is None else stream.route,
         age_s=reader.age_s,
         tokens=None if stream is None else stream.tokens,
