@@ -4,7 +4,7 @@
   ./dev.py up [--port N] [...]   install into .venv and start `subak demo`, with any further arguments
   ./dev.py test [pytest args]    install what the tests need, `check`, then every test
   ./dev.py check                 format, lint, types, layers and the fast tests: under a minute
-  ./dev.py soak [pytest args]    every test with its full number of runs
+  ./dev.py soak [pytest args]    every test with its full number of runs; without arguments it writes docs/soak.md
   ./dev.py bench [...]           run bench/run.py with these arguments
   ./dev.py lock [--upgrade]      write requirements*.lock anew from pyproject.toml
 
@@ -42,6 +42,7 @@ LOCKS: Final = ("requirements.lock", "requirements-build.lock", "requirements-de
 FAST_TESTS: Final = ("tests/unit", "tests/contract", "tests/scenario", "tests/property")
 FAST_MARKERS: Final = "not slow and not real and not browser"
 SOAK_TIMEOUT_S: Final = 3600
+SOAK_PAGE: Final = "docs/soak.md"
 PIP_TOOLS: Final = "pip-tools==7.6.2"
 
 # Command that the tests start → Debian package that brings it.
@@ -390,10 +391,16 @@ def test(arguments: Sequence[str]) -> int:
 
 
 def soak(arguments: Sequence[str]) -> int:
-    """Run every test with its full counts."""
+    """Run every test with its full counts. The whole of them writes its result into the documentation."""
     install_for_development()
     install_tools()
-    return run_tests("soak", [f"--timeout={SOAK_TIMEOUT_S}", *arguments])
+    return run_tests("soak", soak_arguments(arguments))
+
+
+def soak_arguments(arguments: Sequence[str]) -> list[str]:
+    """Give pytest's arguments for a soak: a part of the tests says nothing about all of them."""
+    report = () if arguments else (f"--soak-report={SOAK_PAGE}",)
+    return [f"--timeout={SOAK_TIMEOUT_S}", *report, *arguments]
 
 
 def bench(arguments: Sequence[str]) -> int:

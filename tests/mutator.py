@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from tests.settings import profile
+import pytest
 
-FUZZ_S: Final = {"fast": 0.5, "default": 3.0, "soak": 60.0}[profile()]
-"""How long one subject is fuzzed, in real seconds."""
+from tests.settings import fuzz_s, profile
+
+FUZZ_S: Final = fuzz_s()
+FUZZ_MARKS: Final = (pytest.mark.timeout(60 + 4 * FUZZ_S), pytest.mark.repeats(seconds=int(FUZZ_S)))
 
 ODD_BYTES: Final = (
     *(

@@ -9,8 +9,7 @@ import pytest
 from playwright.async_api import Browser, Page
 
 from subak.core.facts import ReaderAttached
-from subak.testing import End, FakeClock, Gate, Head, ScriptedUpstream
-from subak.testing_toxic import Cut, How, Line
+from subak.testing import Cut, End, FakeClock, Gate, Head, How, Line, ScriptedUpstream
 from tests.integration.clients import Followed, Seen, assert_saw_all_once, proxy_before
 from tests.integration.gateway import DONE, question_url, running
 from tests.transcripts.scenes import HOSTILE, token

@@ -638,7 +638,7 @@ async def test_c40_line_ends_in_a_parameter_are_never_reflected(
     gateway: Running, upstream: ScriptedUpstream, name: str
 ) -> None:
     answer = await get(gateway, f"{CHAT_STREAM}?query=x&{name}={INJECTION}")
-    assert answer.status in {200, 400}
+    assert answer.status in {200, 400, 422}
     assert not any("njected" in header for pair in answer.headers for header in pair)
     assert all("injected" not in request.headers for request in upstream.requests)
 

@@ -151,6 +151,15 @@ async def test_u01_connection_that_ends_without_a_byte_is_tried_once_more() -> N
         assert upstream.questions == 2
 
 
+@pytest.mark.parametrize("end", [Close(), Reset()], ids=["closed", "reset"])
+async def test_u01_a_question_is_asked_twice_at_most_over_kept_connections_too(end: Step) -> None:
+    async with ScriptedUpstream(ANSWER, [end]) as upstream, running(upstream) as gateway:
+        assert text_of((await get(gateway, question_url())).frames) == "Ciao mondo"
+        answer = await get(gateway, question_url())
+        assert data_of(terminal_of(answer.frames))["code"] == ERROR
+        assert upstream.questions == 1 + 2
+
+
 async def test_u01_one_retry_may_save_the_answer() -> None:
     async with ScriptedUpstream([Close()], ANSWER) as upstream, running(upstream) as gateway:
         assert text_of((await get(gateway, question_url())).frames) == "Ciao mondo"

@@ -22,7 +22,7 @@ from tests.integration.gateway import (
 )
 from tests.mutator import FUZZ_MARKS, FUZZ_S, Mutator
 
-pytestmark = (*FUZZ_MARKS, ONE_LOOP)
+pytestmark = [*FUZZ_MARKS, ONE_LOOP]
 JSON: Final = ("Content-Type", "application/json")
 HISTORY: Final = (
     b'{"query":"x","conversation_history":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}'

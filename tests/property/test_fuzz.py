@@ -21,7 +21,7 @@ from subak.upstream.openai_frames import OpenAiCounts, OpenAiFrames
 from subak.upstream.rag_frames import FrameCounts, RagFrames
 from tests.mutator import FUZZ_MARKS, Mutator
 
-pytestmark = FUZZ_MARKS
+pytestmark = [*FUZZ_MARKS]
 AT_MS: Final = 1_795_359_600_000
 MAX_BYTES: Final = 4096
 

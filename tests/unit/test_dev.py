@@ -129,3 +129,8 @@ def test_ci_runs_the_test_command_of_the_readme_and_nothing_else() -> None:
     lines = (dev.ROOT / ".ci" / "run").read_text().splitlines()
     commands = [line for line in lines if line and not line.startswith("#")]
     assert commands == ["set -eu", 'cd "$(dirname "$0")/.."', "exec ./dev.py test"]
+
+
+def test_a_soak_of_all_tests_writes_its_page_and_one_of_some_does_not() -> None:
+    assert dev.soak_arguments([]) == ["--timeout=3600", "--soak-report=docs/soak.md"]
+    assert dev.soak_arguments(["-k", "u17"]) == ["--timeout=3600", "-k", "u17"]

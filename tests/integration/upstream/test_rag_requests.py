@@ -144,9 +144,8 @@ async def test_an_id_that_is_not_visible_ascii_is_percent_encoded(user_id: str) 
 
 @pytest.mark.parametrize("name", ["x-user-id", "X-User-Verified", "x-user-tenant"])
 async def test_settings_may_not_say_who_asks(name: str) -> None:
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(ValueError, match="set by the gateway itself"):
         await _request_for(Question("x"), headers={name: "true"})
-    assert caught.group_contains(ValueError, match="set by the gateway itself")
 
 
 def _identity(request: RecordedRequest) -> dict[str, str]:

@@ -136,7 +136,12 @@ def test_the_worst_stretch_with_enough_requests_counts() -> None:
 def test_a_step_that_has_held_is_passed() -> None:
     after = advance(PLAN, GOOD, HELD)
     assert (after.step, after.percentage, after.phase, after.step_since) == (1, 25, Phase.RUNNING, HELD)
-    assert after.why == "raised: 5 % has held for 1440 min"
+    assert after.why == "raised: 5 % has held for 24 h"
+
+
+@pytest.mark.parametrize(("hold_s", "said"), [(90, "90 s"), (1_800, "30 min"), (5_400, "90 min"), (172_800, "48 h")])
+def test_how_long_it_held_is_said_in_a_unit_that_fits(hold_s: float, said: str) -> None:
+    assert advance(plan(hold_s=hold_s), GOOD, START + timedelta(seconds=hold_s)).why.endswith(f"held for {said}")
 
 
 def test_the_last_step_finishes_it_when_it_has_held() -> None:

@@ -1,6 +1,5 @@
 """What is decided without a socket: the target, the response's head, and how long to wait."""
 
-import asyncio
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -21,7 +20,7 @@ NOW_MS = 1_795_359_600_000
 
 
 def _upstream(target: RagTarget) -> RagUpstream:
-    return RagUpstream(target, clock=FakeClock(), deadlines=Deadlines(), tasks=asyncio.TaskGroup())
+    return RagUpstream(target, clock=FakeClock(), deadlines=Deadlines())
 
 
 @pytest.mark.parametrize(
