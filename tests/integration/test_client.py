@@ -1,9 +1,12 @@
 """The Python client over real sockets: against the real gateway, and against servers that answer as a script says."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import ssl
+from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 
 from subak.client import (
@@ -19,6 +22,7 @@ from subak.client import (
     Refused,
     Sources,
     Token,
+    Untrusted,
     Wait,
     resume,
     stream,
@@ -29,18 +33,19 @@ from subak.testing import (
     Body,
     Cut,
     End,
+    FakeClock,
     Frame,
     Gate,
     Head,
     How,
     Line,
-    RecordedRequest,
     ScriptedUpstream,
     Stall,
     Step,
 )
 from tests.integration.clients import proxy_before
-from tests.integration.gateway import ANSWER, CIAO, DONE, MONDO, Running, eventually, running, scripted
+from tests.integration.gateway import CIAO, DONE, MONDO, eventually, process, running, scripted
+from tests.integration.upstream.certificates import make_certificate
 
 QUICK: Final = Patience(first_wait_s=0.001, longest_wait_s=0.01)
 AT_ONCE: Final = {"SUBAK_STREAM__RETRY_MIN_MS": "1", "SUBAK_STREAM__RETRY_MAX_MS": "1"}
@@ -100,12 +105,6 @@ async def test_an_answer_is_told_in_order_with_its_sources_and_its_end() -> None
 
 @pytest.mark.parametrize("how", [How.RESET, How.CLOSE])
 async def test_a_line_that_is_cut_at_every_event_loses_and_doubles_nothing(how: How) -> None:
-    def cut_after(number: int) -> Line:
-        return Line(cut=Cut(b"\n\n", how)) if number < 20 else Line()
-
-    def one_more_each_time(number: int) -> Line:
-        return Line(cut=Cut(b"\nid: %b" % b"", how)) if number < 0 else cut_after(number)
-
     async with scripted() as upstream, running(upstream, AT_ONCE) as gateway:
         async with proxy_before(
             gateway.url, *[Line(cut=Cut(f".{seq}\n".encode(), how)) for seq in range(1, 6)]
@@ -133,10 +132,13 @@ async def test_a_question_whose_answer_never_came_through_is_asked_once() -> Non
 async def test_a_silent_line_is_given_up_after_two_and_a_half_heartbeats() -> None:
     patience = Patience(heartbeat_s=0.1, first_wait_s=0.001)
     waits: list[Wait] = []
-    async with scripted() as upstream, running(upstream, AT_ONCE) as gateway:
-        async with proxy_before(gateway.url, Line(cut=Cut(b"Ciao", How.HALF_OPEN)), Line()) as proxy:
-            answer = stream(proxy.url, query="Hi", options=Options(patience=patience, on_wait=waits.append))
-            await read(answer)
+    async with (
+        scripted() as upstream,
+        running(upstream, AT_ONCE) as gateway,
+        proxy_before(gateway.url, Line(cut=Cut(b"Ciao", How.HALF_OPEN)), Line()) as proxy,
+    ):
+        answer = stream(proxy.url, query="Hi", options=Options(patience=patience, on_wait=waits.append))
+        await read(answer)
     assert answer.text == "Ciao mondo"
     assert [wait.reason for wait in waits] == ["silent"]
 
@@ -155,19 +157,37 @@ async def test_stop_ends_the_answer_at_the_backend_and_keeps_the_text() -> None:
 
 
 async def test_stop_beside_the_loop_waits_for_the_stream_to_be_known() -> None:
-    async with scripted(Head(), CIAO, Stall()) as upstream, running(upstream) as gateway:
-        async with proxy_before(gateway.url, Line()) as proxy:
-            proxy.hold()
-            answer = stream(proxy.url, query="Hi")
-            async with asyncio.TaskGroup() as tasks:
-                reading = tasks.create_task(read(answer))
-                await proxy.wait_connections(1)
-                stopping = tasks.create_task(answer.stop())
-                proxy.release()
-            assert stopping.done()
-            assert isinstance(reading.result()[-1], Done)
+    async with (
+        scripted(Head(), CIAO, Stall()) as upstream,
+        running(upstream) as gateway,
+        proxy_before(gateway.url) as proxy,
+    ):
+        proxy.hold()
+        answer = stream(proxy.url, query="Hi")
+        async with asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(read(answer))
+            await proxy.wait_connections(1)
+            tasks.create_task(answer.stop())
+            proxy.release()
+        assert isinstance(reading.result()[-1], Done)
     assert answer.done is not None
     assert answer.done.finish_reason == "cancelled"
+
+
+async def test_stop_is_told_of_at_once_even_on_a_line_that_is_dead() -> None:
+    dead = Line(cut=Cut(b"Ciao", How.HALF_OPEN))
+    async with (
+        scripted(Head(), CIAO, Stall()) as upstream,
+        running(upstream, AT_ONCE) as gateway,
+        proxy_before(gateway.url, dead, Line()) as proxy,
+    ):
+        answer = stream(proxy.url, query="Hi", options=quick())
+        async with asyncio.timeout(15), asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(read(answer))
+            await proxy.wait_until(lambda: any(each.was_cut for each in proxy.connections))
+            tasks.create_task(answer.stop())
+        assert isinstance(reading.result()[-1], Done)
+    assert answer.text == "Ciao "
 
 
 async def test_stop_before_anything_was_sent_asks_nobody() -> None:
@@ -258,9 +278,25 @@ async def test_a_cursor_of_an_earlier_process_is_told_as_expired() -> None:
         assert upstream.questions == 1
 
 
-async def test_an_answer_whose_log_is_gone_comes_by_a_snapshot() -> None:
-    from subak.testing import FakeClock
+async def test_a_gateway_that_is_killed_and_comes_back_gives_a_clean_error_and_asks_nobody_again() -> None:
+    patience = Patience(first_wait_s=0.01, longest_wait_s=0.05, attempts=2_000)
+    async with scripted(Head(), CIAO, Stall()) as upstream:
+        environment = {"RAG_BACKEND_URL": upstream.url, "ENABLE_SSE_STREAMING": "true"}
+        async with process("serve", **environment, **AT_ONCE) as first:
+            url = await first.url()
+            answer = stream(url, query="Hi", options=Options(patience=patience))
+            async for content in answer:
+                if isinstance(content, Token):
+                    break
+            first.process.kill()
+            environment["SUBAK_SERVER__PORT"] = str(urlsplit(url).port)
+            async with process("serve", **environment), asyncio.timeout(30):
+                with pytest.raises(AnswerExpired):
+                    await read(answer)
+        assert (answer.text, upstream.questions) == ("Ciao ", 1)
 
+
+async def test_an_answer_whose_log_is_gone_comes_by_a_snapshot() -> None:
     clock = FakeClock()
     async with scripted() as upstream, running(upstream, clock=clock, SUBAK_STREAM__REPLAY_S="20") as gateway:
         asked = stream(gateway.url, query="Hi")
@@ -272,11 +308,11 @@ async def test_an_answer_whose_log_is_gone_comes_by_a_snapshot() -> None:
 
 
 async def test_an_answer_that_fails_raises_with_its_code_and_keeps_its_text() -> None:
-    async with scripted(Head(), CIAO, Frame('{"error": "boom", "done": true}'), End()) as upstream:
-        async with running(upstream) as gateway:
-            answer = stream(gateway.url, query="Hi")
-            with pytest.raises(AnswerFailed, match=r"The answering service failed\.") as raised:
-                await read(answer)
+    failing = Frame('{"error": "boom", "done": true}')
+    async with scripted(Head(), CIAO, failing, End()) as upstream, running(upstream) as gateway:
+        answer = stream(gateway.url, query="Hi")
+        with pytest.raises(AnswerFailed, match=r"The answering service failed\.") as raised:
+            await read(answer)
     assert (raised.value.code, raised.value.is_retryable, answer.text) == ("upstream_error", True, "Ciao ")
     assert answer.done is None
 
@@ -354,6 +390,27 @@ async def test_it_gives_up_and_says_how_to_go_on() -> None:
         server.requests.extend(server.requests[:1])
         await read(answer)
     assert raised.value.cursor == f"{STREAM_ID}.2"
+    assert answer.text == "Ciao mondo"
+
+
+async def test_a_certificate_that_does_not_hold_ends_it_before_anything_is_sent(tmp_path: Path) -> None:
+    tls = make_certificate(tmp_path, "own", "IP:127.0.0.1", 30).server()
+    async with ScriptedUpstream(streamed(WHOLE), ssl_context=tls) as server:
+        with pytest.raises(Untrusted, match=r"127\.0\.0\.1 doesn't hold"):
+            await read(stream(server.url, query="Hi"))
+        assert server.questions == 0
+
+
+async def test_a_session_of_ones_own_brings_trust_and_stays_open(tmp_path: Path) -> None:
+    own = make_certificate(tmp_path, "own", "IP:127.0.0.1", 30)
+    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=own.cert))
+    async with (
+        ScriptedUpstream(streamed(*FRAMES[:2]), streamed(*FRAMES[2:]), ssl_context=own.server()) as server,
+        aiohttp.ClientSession(connector=connector) as session,
+    ):
+        answer = stream(server.url, query="Hi", options=quick(session=session))
+        await read(answer)
+        assert not session.closed
     assert answer.text == "Ciao mondo"
 
 

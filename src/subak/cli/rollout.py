@@ -224,7 +224,9 @@ def _look(flag: str, settings: Settings) -> tuple[Rollout | None, RolloutStatus 
     with flags_to_read(settings) as store:
         rollout = store.documents().get(flag, FlagDocument()).rollout
     found = read_status(settings.state_dir)
-    is_of_this = rollout is not None and found is not None and found.key == flag and found.at >= rollout.step_since
+    is_of_this = (
+        rollout is not None and found is not None and found.key == flag and found.step_since == rollout.step_since
+    )
     return rollout, found if is_of_this else None
 
 
@@ -262,8 +264,11 @@ def _lines(flag: str, rollout: Rollout, found: RolloutStatus | None) -> Iterator
     if rollout.phase is Phase.RUNNING:
         until = rollout.step_since + timedelta(seconds=rollout.hold_s)
         yield f"  since {rollout.step_since:%Y-%m-%d %H:%M:%SZ}, holds until {until:%Y-%m-%d %H:%M:%SZ}"
-    if found is None or (datetime.now(UTC) - found.at).total_seconds() > _FRESH_S:
-        yield "  No gateway is watching it now: its figures come while one runs on this state directory."
+    if found is None:
+        yield "  No figures yet: they come within seconds while a gateway runs on this state directory."
+        return
+    if (datetime.now(UTC) - found.at).total_seconds() > _FRESH_S:
+        yield f"  No gateway has looked at it since {found.at:%Y-%m-%d %H:%M:%SZ}."
         return
     verdict = found.verdict
     yield f"  {verdict.outcome.replace('_', ' ')}{': ' if verdict.why else ''}{verdict.why}"

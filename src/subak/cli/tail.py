@@ -5,6 +5,7 @@ characters of it.
 """
 
 import asyncio
+import json
 import re
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import rich_click as click
 from subak.cli.options import debug_option
 
 if TYPE_CHECKING:  # `subak tail --help` needs no HTTP client
-    from subak.client import AnswerStream, Content, Options, Wait
+    from subak.client import AnswerStream, ClientError, Content, Options, Wait
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _STREAM_URL = re.compile(r"(https?://.+)/v1/streams/(st_[A-Za-z0-9_-]{28})(?:/events)?/?(?:\?last_event_id=(\S+))?")
@@ -132,12 +133,10 @@ def _run(answer: "AnswerStream", place: _Target, *, as_json: bool) -> int:
         _say(_way_back(answer, place))
         return 1
     except ClientError as error:
-        printer.finish()
-        _say(f"subak: {error}")
+        printer.fail(error)
         return 1
     printer.finish()
-    if answer.done is None:
-        return 1
+    assert answer.done is not None, "what ends without it raises"
     reason = answer.done.finish_reason
     if reason != "stop":
         _say(f"subak: {_ENDINGS.get(reason, f'the answer ended: {reason}')}")
@@ -180,6 +179,15 @@ class _Printer:
             case _:
                 pass
 
+    def fail(self, error: "ClientError") -> None:
+        """Print why there is no whole answer."""
+        self.finish()
+        if self._as_json:
+            told = {"type": "error", "code": error.code, "message": str(error), "retryable": error.is_retryable}
+            click.echo(json.dumps(told, ensure_ascii=False, separators=(",", ":")))
+        else:
+            _say(f"subak: {error}")
+
     def finish(self) -> None:
         """End the line, and name the sources."""
         if not self._is_at_line_start:
@@ -191,7 +199,8 @@ class _Printer:
     def _write(self, text: str) -> None:
         if not text:
             return
-        click.echo(text.translate(_CONTROL) if self._is_terminal else text, nl=False)
+        shown = text.translate(_CONTROL) if self._is_terminal else text
+        click.echo(shown, nl=False, color=True)  # in colour or not, it is left as it is
         self._is_at_line_start = text.endswith("\n")
 
 

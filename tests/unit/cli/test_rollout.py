@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,10 +129,12 @@ def test_a_running_rollout_owns_the_percentage_until_the_flag_is_off(run: Run) -
 
 def test_status_has_the_figures_while_a_gateway_watches(run: Run, tmp_path: Path) -> None:
     run("rollout", "start")
-    assert "No gateway is watching" in run("rollout", "status").stdout
+    assert "No figures yet" in run("rollout", "status").stdout
+    since = datetime.fromisoformat(rollout(run)["step_since"])
     verdict = Verdict(Outcome.MIDDLING, "error-rate is 2 %, not below 1 %")
-    status = RolloutStatus(datetime.now(UTC), STREAMING, 5, verdict, (FIGURES, FIGURES, FIGURES))
-    (tmp_path / ".subak" / STATUS_FILE).write_bytes(msgspec.json.encode(status))
+    status = RolloutStatus(datetime.now(UTC), STREAMING, since, 5, verdict, (FIGURES, FIGURES, FIGURES))
+    file = tmp_path / ".subak" / STATUS_FILE
+    file.write_bytes(msgspec.json.encode(status))
     lines = run("rollout", "status").stdout.splitlines()
     assert "  middling: error-rate is 2 %, not below 1 %" in lines
     (row,) = (line.split() for line in lines if line.startswith("  first-token"))
@@ -140,6 +142,10 @@ def test_status_has_the_figures_while_a_gateway_watches(run: Run, tmp_path: Path
     (row,) = (line.split() for line in lines if line.startswith("  chat-slowdown"))
     assert row[1:4] == ["–", "–", "–"]
     assert json.loads(run("rollout", "status", "--json").stdout)["status"]["figures"][0]["requests"] == 250
+    file.write_bytes(msgspec.json.encode(msgspec.structs.replace(status, at=since - timedelta(minutes=1))))
+    assert "No gateway has looked at it since" in run("rollout", "status").stdout
+    file.write_bytes(msgspec.json.encode(msgspec.structs.replace(status, step_since=since - timedelta(hours=1))))
+    assert "No figures yet" in run("rollout", "status").stdout
 
 
 @pytest.mark.parametrize(("phase", "code"), [(Phase.FINISHED, 0), (Phase.ABORTED, 1), (Phase.ROLLED_BACK, 1)])
