@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from subak import __version__
+from subak.admission.rollout import read_status
 from subak.admitting import Admitting
 from subak.core.clock import Clock
 from subak.core.facts import Observer
+from subak.core.ledger import Ledger
 from subak.relay.crash import crash_site
 from subak.settings import Settings, as_text, catalogue, value_of
 from subak.state import AdminToken, load_admin_token
@@ -16,7 +18,7 @@ from subak.telemetry.metrics import Metrics
 from subak.telemetry.stats import Present, Stats, connections_snapshot
 from subak.versions import versions
 from subak.web.admin import AdminRoute, AdminRules
-from subak.web.ops import FlagRoutes, drain_route, look_route, metrics_route
+from subak.web.ops import FlagRoutes, auth_events_route, drain_route, look_route, metrics_route
 
 
 class Watching:
@@ -39,6 +41,7 @@ class Machinery(NamedTuple):
     secret: bytes
     clock: Clock
     on_drain: Callable[[], None]
+    ledger: Ledger
 
 
 def admin_routes(parts: Machinery) -> list[AdminRoute]:
@@ -53,8 +56,9 @@ def admin_routes(parts: Machinery) -> list[AdminRoute]:
         look_route("/-/config", lambda: shown_settings(parts.settings())),
         look_route("/-/versions", versions),
         look_route("/-/limits", parts.admitting.limiter.figures),
-        *FlagRoutes(parts.admitting.flags).routes(),
+        *FlagRoutes(parts.admitting.flags, lambda: read_status(parts.settings().state_dir)).routes(),
         drain_route(parts.on_drain),
+        auth_events_route(parts.watching.observer, parts.ledger.check),
     ]
 
 

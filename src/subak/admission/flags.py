@@ -15,10 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from openfeature.evaluation_context import EvaluationContext
-
 from subak.admission.flag_store import Change, FlagsBusy, FlagStore, FlagsUnusable
 from subak.admission.openfeature import (
+    Context,
     FlagsClient,
     FlagsFile,
     FlagsFileError,
@@ -181,7 +180,7 @@ class Flags:
         """Give the time in UTC."""
         return datetime.fromtimestamp(self._clock.time_ms() / 1000, UTC)
 
-    def _resolve(self, key: str, caller: Caller, context: EvaluationContext) -> FlagDecision:
+    def _resolve(self, key: str, caller: Caller, context: Context) -> FlagDecision:
         targeting = partial(self._file.evaluate, key, context) if key in self._file.targeted else None
         return decide(self._rules[key], caller, self._clock.time_ms(), targeting)
 
@@ -241,7 +240,7 @@ class _FileWatch:
         """Give what the file says of a flag to everybody."""
         return _CLOSED_FILE if self._file is None else self._file.rule(key)
 
-    def evaluate(self, key: str, context: EvaluationContext) -> FlagDecision:
+    def evaluate(self, key: str, context: Context) -> FlagDecision:
         """Give what the file's targeting rule says to one caller."""
         assert self._file is not None, "only a file that was read has targeting rules"
         return self._file.evaluate(key, context)

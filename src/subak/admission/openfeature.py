@@ -9,7 +9,7 @@ without a word; here weights with up to three decimals are counted in thousandth
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 from openfeature.client import OpenFeatureClient
@@ -36,6 +36,10 @@ _SDK_REASONS: Final = {
     Reason.TARGETING: SdkReason.TARGETING_MATCH,
     Reason.TARGETING_FAILED: SdkReason.ERROR,
 }
+
+
+Context: TypeAlias = EvaluationContext
+"""What a targeting rule may ask of a caller (see `context_of`)."""
 
 
 class FlagsFileError(Exception):
@@ -77,7 +81,7 @@ class FlagsFile:
         """Give what holds for everybody. A flag that the file doesn't have is left to the environment."""
         return self._rules.get(key, FileRule())
 
-    def evaluate(self, key: str, context: EvaluationContext) -> FlagDecision:
+    def evaluate(self, key: str, context: Context) -> FlagDecision:
         """Give what the targeting rule says to one caller.
 
         Raises:
@@ -94,7 +98,7 @@ class FlagsFile:
         details = self._evaluator.resolve_boolean_value(key, default_value=False)
         return FileRule(is_off=not details.value, arm=_arm(details, is_on=details.value))
 
-    def _try(self, key: str, context: EvaluationContext) -> None:
+    def _try(self, key: str, context: Context) -> None:
         """Evaluate it once, so that a rule that can't work is found when the file is read."""
         try:
             self.evaluate(key, context)
@@ -191,12 +195,12 @@ def _is_too_fine(weight: float) -> bool:
     return abs(weight * _THOUSAND - round(weight * _THOUSAND)) > _ROUNDING
 
 
-def context_of(caller: Caller) -> EvaluationContext:
+def context_of(caller: Caller) -> Context:
     """Give what targeting rules may ask of a caller: `id`, `email`, `role`, `tenant`, `address`, `targetingKey`."""
     principal, claims = caller.principal, caller.principal.claims
     known = {"email": claims.email, "role": claims.role, "tenant": claims.tenant}
     attributes: dict[str, Any] = {"id": principal.id, "address": caller.address}
-    return EvaluationContext(sticky_key(caller), attributes | {name: each for name, each in known.items() if each})
+    return Context(sticky_key(caller), attributes | {name: each for name, each in known.items() if each})
 
 
 _SAMPLES: Final = tuple(
@@ -208,14 +212,14 @@ _SAMPLES: Final = tuple(
 )
 
 
-def _caller_of(context: EvaluationContext) -> Caller:
+def _caller_of(context: Context) -> Caller:
     """Give the caller that a context stands for: of a foreign one, its targeting key alone."""
     attributes: Mapping[str, object] = context.attributes
     identity = attributes.get("id", context.targeting_key or "")
     return Caller(Principal(str(identity)), str(attributes.get("address", "")))
 
 
-Resolve = Callable[[str, Caller, EvaluationContext], FlagDecision]
+Resolve = Callable[[str, Caller, Context], FlagDecision]
 """Goes through the whole table for a flag and a caller."""
 
 
@@ -234,13 +238,13 @@ class FlagsProvider(AbstractProvider):
         self,
         flag_key: str,
         default_value: bool,  # noqa: FBT001 - the SDK's signature
-        evaluation_context: EvaluationContext | None = None,
+        evaluation_context: Context | None = None,
     ) -> FlagResolutionDetails[bool]:
         """Give a flag's value, its arm as the variant, and the row of the table in the metadata."""
         del default_value
         if flag_key not in KNOWN_FLAGS:
             raise FlagNotFoundError(f"Known flags: {', '.join(KNOWN_FLAGS)}")
-        context = evaluation_context or EvaluationContext()
+        context = evaluation_context or Context()
         decision = self._resolve(flag_key, _caller_of(context), context)
         return FlagResolutionDetails(
             decision.is_on,

@@ -47,10 +47,14 @@ _NOTHING_COUNTED: Final = RolloutTotals()
 
 
 class RolloutStatus(msgspec.Struct, frozen=True):
-    """What the controller last saw: `figures` of the last minute, the last quarter of an hour and the whole step."""
+    """What the controller last saw of the step that began at `step_since`.
+
+    `figures`: of the last minute, the last quarter of an hour and the whole step.
+    """
 
     at: datetime
     key: str
+    step_since: datetime
     percentage: float
     verdict: Verdict
     figures: tuple[RolloutFigures, ...]
@@ -95,7 +99,7 @@ class _StepWatch:
 
 
 class _Lock:
-    """A file lock that one process, and in it one controller, holds until it ends."""
+    """A file lock that one process, and in it one controller, holds until it lets go or ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -152,6 +156,7 @@ class RolloutController:
         rollout = self._flags.document(self._key).live_rollout
         if rollout is None or not self._flags.is_permitted(self._key):
             self._step = None
+            self._lock.release()
             return
         step = self._watch_step(rollout)
         totals = self._source.rollout_totals()
@@ -186,7 +191,7 @@ class RolloutController:
 
     def _write_status(self, rollout: Rollout, verdict: Verdict, figures: tuple[RolloutFigures, ...]) -> None:
         """Leave the figures for `subak rollout status`. Not for ever: no fsync."""
-        status = RolloutStatus(self._flags.now(), self._key, rollout.percentage, verdict, figures)
+        status = RolloutStatus(self._flags.now(), self._key, rollout.step_since, rollout.percentage, verdict, figures)
         path = self._state_dir / STATUS_FILE
         new = path.with_suffix(".new")
         new.write_bytes(msgspec.json.encode(status))

@@ -286,10 +286,17 @@ def _taken_back(rollout: Rollout, why: str, now: datetime) -> Rollout:
 
 
 def _passed(rollout: Rollout, now: datetime) -> Rollout:
-    passed = f"{as_percentage(rollout.percentage)} has held for {_number(rollout.hold_s / 60)} min"
+    passed = f"{as_percentage(rollout.percentage)} has held for {_duration(rollout.hold_s)}"
     if rollout.step == len(rollout.steps) - 1:
         return msgspec.structs.replace(rollout, phase=Phase.FINISHED, step_since=now, why=f"finished: {passed}")
     return msgspec.structs.replace(rollout, step=rollout.step + 1, step_since=now, why=f"raised: {passed}")
+
+
+def _duration(seconds: float) -> str:
+    for unit, size_s in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size_s:
+            return f"{_number(seconds / size_s)} {unit}"
+    return f"{_number(seconds)} s"
 
 
 def with_baseline(rollout: Rollout, figures: RolloutFigures) -> Rollout:

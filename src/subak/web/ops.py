@@ -9,11 +9,14 @@ import msgspec
 from aiohttp import web
 
 from subak.admission.flags import Flags
+from subak.admission.jwt import MAX_CLAIM_CHARS, is_id, user_principal_id
 from subak.core.errors import InvalidField, RequestError
+from subak.core.facts import AuthReported, Observer, Person
 from subak.core.flag_state import FlagDocument, aborted, kept, paused, resumed, started
 from subak.core.json_errors import NOT_JSON
+from subak.core.principal import Claims
 from subak.core.rollout import STREAMING, Overrides
-from subak.core.rollout_plan import CRITERIA, Bounds, Rollout
+from subak.core.rollout_plan import CRITERIA, Bounds, ChatBaseline, Rollout
 from subak.web.admin import AdminRoute, Role, actor_of
 from subak.web.ask import read_body
 from subak.web.problems import json_response
@@ -29,8 +32,10 @@ Look = Callable[[], object]
 class FlagRoutes:
     """`/-/flags` and `/-/rollout`: for whom streaming is on."""
 
-    def __init__(self, flags: Flags) -> None:
+    def __init__(self, flags: Flags, look_at_rollout: Look) -> None:
+        """`look_at_rollout` gives what the controller last saw, None before it has."""
         self._flags = flags
+        self._look_at_rollout = look_at_rollout
 
     def routes(self) -> list[AdminRoute]:
         """Give what there is."""
@@ -64,9 +69,9 @@ class FlagRoutes:
         return json_response({"changes": self._flags.history(request.match_info["key"], limit=_HISTORY)})
 
     async def rollout(self, request: web.Request) -> web.Response:
-        """The gradual rollout as it stands."""
+        """The gradual rollout as it stands, and the figures that it was last judged by."""
         del request
-        return json_response({"rollout": self._flags.view(STREAMING).rollout})
+        return json_response({"rollout": self._flags.view(STREAMING).rollout, "seen": self._look_at_rollout()})
 
     async def start(self, request: web.Request) -> web.Response:
         """Begin a gradual rollout."""
@@ -85,7 +90,7 @@ class FlagRoutes:
 class StartIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of a rollout's start: percentages, how long each is held, and callers that are in at once.
 
-    `bounds`: other bounds than the table's, by the criterion's name.
+    `bounds`: other bounds than the table's, by the criterion's name. `chat_baseline_ms`: what /chat takes on average.
     """
 
     steps: tuple[float, ...] = (5, 25, 50, 100)
@@ -94,6 +99,7 @@ class StartIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_requests: Annotated[int, msgspec.Meta(ge=1)] = 200
     on_failure: Literal["last-good", "zero"] = "last-good"
     bounds: dict[str, Bounds] = {}
+    chat_baseline_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
     def plan(self, now: datetime) -> Rollout:
         """Give the rollout that begins now.
@@ -113,6 +119,7 @@ class StartIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             min_requests=self.min_requests,
             on_failure=self.on_failure,
             bounds=self.bounds,
+            chat_baseline=None if self.chat_baseline_ms is None else ChatBaseline(self.chat_baseline_ms),
         )
 
 
@@ -145,6 +152,34 @@ def drain_route(on_drain: Callable[[], None]) -> AdminRoute:
         return json_response({"status": "draining"}, status=202)
 
     return AdminRoute("POST", "/-/drain", drain)
+
+
+class AuthEventIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of what the host application tells of its users' logins. `email` only as it knows it to be theirs."""
+
+    event: Literal["login", "logout", "token_refresh"]
+    user_id: str
+    tenant: str | None = None
+    email: str | None = None
+
+
+def auth_events_route(observer: Observer, check: Callable[[], None]) -> AdminRoute:
+    """Give the route by which the host application reports logins, which happen there: each is a fact.
+
+    `check` raises AuditUnavailable when it couldn't be recorded.
+    """
+
+    async def report(request: web.Request) -> web.Response:
+        event = await _read(request, AuthEventIn)
+        for name, text in (("user_id", event.user_id), ("tenant", event.tenant), ("email", event.email)):
+            if text is not None and not is_id(text):
+                raise InvalidField(f"$.{name}", f"at most {MAX_CLAIM_CHARS} printable characters, no blank at the ends")
+        check()
+        principal_id = user_principal_id(Claims(event.user_id, tenant=event.tenant))
+        observer.notify(AuthReported(event.event, Person(principal_id, event.tenant, event.email)))
+        return web.Response(status=204)
+
+    return AdminRoute("POST", "/-/audit/auth-events", report, Role.SERVICE)
 
 
 async def _read(request: web.Request, kind: type[_T]) -> _T:

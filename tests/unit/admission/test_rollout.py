@@ -320,6 +320,15 @@ def test_when_the_one_that_raises_is_gone_the_other_does(here: Installation) -> 
     assert percentage(other) == 25
 
 
+def test_one_that_may_no_longer_stream_lets_the_other_raise(here: Installation) -> None:
+    one, other = here.worker(), here.worker()
+    here.start(one)
+    one.flags.configure({STREAMING: False}, None)
+    other.figures.add(STREAM, 250)
+    here.clock.advance(HOLD_S + EVALUATE_S)
+    assert percentage(other) == 25
+
+
 def test_chat_that_got_slower_than_before_the_rollout_takes_it_back(here: Installation) -> None:
     worker = here.worker()
     worker.figures.add(CHAT, 300)
@@ -347,6 +356,7 @@ def test_the_status_has_the_figures_and_the_verdict(here: Installation) -> None:
     here.start(worker)
     assert (status := read_status(here.directory)) is not None
     assert (status.key, status.percentage, status.verdict.outcome) == (STREAMING, 5, Outcome.TOO_FEW)
+    assert status.step_since == rollout_of(worker).step_since
     worker.figures.add(STREAM, 250)
     here.pass_time(1)
     here.clock.advance(100)
