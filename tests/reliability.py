@@ -153,9 +153,20 @@ MATRIX: Final = (
                 also=("test_bad_settings_are_refused_and_the_old_ones_stay_in_force",),
             ),
             Row(70, "a flag goes off under live answers; a gradual rollout"),
-            Row(71, "the event loop stalls for 2 s", later=OPERATION),
+            Row(
+                71,
+                "the event loop stalls for 2 s",
+                also=("test_a_process_that_stood_still_ends_no_answer_and_shows_by_how_much_it_was_late",),
+            ),
             Row(72, "thousands of answers with faults, one after the other"),
-            Row(73, "labels without end, exposed operator pages"),
+            Row(
+                73,
+                "labels without end, exposed operator pages",
+                also=(
+                    "test_random_paths_and_labels_do_not_let_the_page_grow",
+                    "test_made_up_labels_end_in_one_row",
+                ),
+            ),
             Row(74, "the audit trail is tampered with", later=STORES),
             Row(75, "fuzzed event streams, frames, requests and settings"),
         ),

@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib
-import random
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -18,12 +17,10 @@ from subak.clocks import SystemClock
 from subak.core.facts import Observer
 from subak.knowledge.index import Holdings, LibraryError
 from subak.knowledge.server import create_backend_app, create_backend_runner
-from subak.relay.crash import crash_site
 from subak.settings import Settings, SettingsError
+from subak.shipping import open_shipping
 from subak.state import ADMIN_TOKEN_FILE, StateError, load_secret
-from subak.telemetry.fanout import Observers
 from subak.telemetry.logs import LineWriter, form_for, make_logger
-from subak.telemetry.loki import LokiPush, LokiTarget
 from subak.telemetry.observer import LogObserver
 
 _LEAVE: Final = (signal.SIGTERM, signal.SIGINT)
@@ -81,27 +78,13 @@ async def _serve(settings: Settings, observer: Observer, sink: LineWriter, reloa
     asyncio.get_running_loop().set_exception_handler(_report)
     signals = _Signals()
     async with AsyncExitStack() as stack:
-        observers, dropped = await _open_loki(settings, observer, sink, stack)
+        observers, dropped = await open_shipping(settings, observer, sink, stack)
         gateway = Gateway(settings, observers, lines_dropped=dropped, may_move=demo)
         await stack.enter_async_context(gateway)
         _greet(gateway, demo=demo)
         reloading = _reload_on(signals.reload, gateway, reload)
         await _until_first(signals.first.wait(), gateway.is_dismissed.wait(), reloading)
         await _until_first(gateway.drain(), signals.second.wait())
-
-
-async def _open_loki(
-    settings: Settings, observer: Observer, sink: LineWriter, stack: AsyncExitStack
-) -> tuple[Observer, Callable[[], int]]:
-    """Give who hears facts, and how many lines were dropped: with Loki, its lines beside those of stdout."""
-    wanted = settings.loki
-    if wanted.url is None:
-        return observer, lambda: sink.dropped
-    target = LokiTarget(wanted.url, wanted.user, None if wanted.key is None else wanted.key.reveal())
-    loki = await stack.enter_async_context(LokiPush(target, SystemClock(), random.random))
-    logger = make_logger(loki, level=settings.log.level, form="json")
-    shipped = LogObserver(logger, load_secret(settings.state_dir))
-    return Observers((observer, shipped), crash_site), lambda: sink.dropped + loki.dropped
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -141,6 +141,7 @@ def _is_parameters(text: str) -> bool:
 
 
 _MAX_PORT = 65_535
+_DSN_FORM = re.compile(r"https?://[^@/\s]+@[^@/\s]+/[^/\s]+")
 _JWT_SECRET_BYTES = 32
 _KNOWN_ALGORITHMS = frozenset(
     {"HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "EdDSA"}
@@ -184,6 +185,7 @@ _JWT_SECRET = Rule("at least 32 bytes", lambda text: len(text.encode()) >= _JWT_
 _ALGORITHMS = Rule(
     "HS256, HS384, HS512, RS256, RS384, RS512, ES256, ES384, ES512 or EdDSA", lambda text: text in _KNOWN_ALGORITHMS
 )
+_DSN = Rule("a DSN such as https://KEY@HOST/PROJECT", lambda text: _DSN_FORM.fullmatch(text) is not None)
 _CLAIMS = Rule("names of claims", _is_printable)
 _CREDENTIAL = Rule("one word of printable ASCII", lambda text: re.fullmatch(r"[\x21-\x7e]+", text) is not None)
 _PATH = Rule("a path", _is_printable)
@@ -701,6 +703,22 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "auto"
 
 
+class Errors(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who is told of crashes, beside the log."""
+
+    sentry_dsn: Annotated[
+        Secret | None,
+        _about(
+            "DSN of a Sentry-compatible service; it is told what crashed and where, never with content.",
+            example="https://the-key@errors.example.org/1",
+            rule=_DSN,
+        ),
+    ] = None
+    sentry_dsn_file: Annotated[
+        Path | None, _about("File that holds the DSN.", example="/run/secrets/sentry-dsn", rule=_PATH)
+    ] = None
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of one process, valid and final."""
 
@@ -718,6 +736,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     knowledge: Knowledge = Knowledge()
     llm: Llm = Llm()
     log: Log = Log()
+    errors: Errors = Errors()
 
 
 @dataclass(frozen=True, slots=True)

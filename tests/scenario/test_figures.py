@@ -4,6 +4,8 @@ import pytest
 
 from subak.core.facts import StreamEnded, TokensTimed
 from subak.core.lifecycle import OnDisconnect, Status
+from subak.core.live import Load
+from subak.relay.hub import Reading
 from subak.relay.progress import TIMED_TOGETHER
 from tests.stage import Stage
 
@@ -82,9 +84,9 @@ def test_the_reader_who_got_furthest_counts(stage: Stage) -> None:
     ben.outlet.lose()
     ann.outlet.lose()
     stage.settle()
-    early = stage.read(stream_id, 1)
-    early.outlet.lose()
-    stage.settle()
+    passing_by = stage.attach(stream_id, 1)
+    assert isinstance(passing_by, Reading)
+    passing_by.miss()
     upstream.token("d", "e")
     stage.advance(60)
     assert ending(stage).tokens_unread == 2
@@ -158,15 +160,22 @@ def test_streams_and_readers_under_way_can_be_looked_at(stage: Stage) -> None:
     ben = stage.read(stream_id)
     ben.outlet.block()
     upstream.token("c")
-    (stream,) = stage.hub.live_streams()
+    (stream,) = stage.hub.live_streams(9)
     assert (stream.stream_id, stream.route, stream.arm) == (stream_id, "POST streams", "on")
     assert (stream.status, stream.age_s, stream.tokens, stream.first_token_ms) == (Status.STREAMING, 3, 3, 1_000)
-    older, younger = stage.hub.live_readers()
+    assert stream.readers == 2
+    older, younger = stage.hub.live_readers(9)
+    assert older.stream == younger.stream == stream
+    assert stage.hub.live_readers(1) == [older]
     assert (older.age_s, older.cursor, older.lag_events, older.is_live) == (3, 4, 0, True)
     assert (younger.age_s, younger.cursor, younger.lag_events, younger.is_live) == (0, 3, 1, False)
     assert younger.lag_bytes > 0 == older.lag_bytes
+    assert stage.hub.load() == Load(1, 2, younger.lag_bytes, younger.lag_bytes, younger.buffered_bytes)
     upstream.done()
+    stage.settle()
+    (behind,) = stage.hub.live_readers(9)
+    assert behind.stream is None
     ben.outlet.unblock()
     stage.settle()
-    assert stage.hub.live_streams() == []
-    assert stage.hub.live_readers() == []
+    assert stage.hub.live_streams(9) == []
+    assert stage.hub.load() == Load(0, 0, 0, 0, 0)

@@ -10,7 +10,7 @@ from subak.core.lifecycle import Status
 
 
 class LiveStream(msgspec.Struct, frozen=True):
-    """An answer under way. `first_token_ms` since its request came, None before a token."""
+    """An answer under way. `first_token_ms` since its request came, None before a token. So many `readers` read it."""
 
     stream_id: str
     route: str
@@ -20,22 +20,37 @@ class LiveStream(msgspec.Struct, frozen=True):
     tokens: int
     size_bytes: int
     first_token_ms: float | None
+    readers: int
 
 
 class LiveReader(msgspec.Struct, frozen=True):
-    """A response under way, of a live stream or of one that has ended.
+    """A response under way. `stream` is None when it replays an answer that has ended.
 
     `lag_events` and `lag_bytes` are what it still has to read of the log, `buffered_bytes` what was written and its
     socket hasn't taken yet; `is_live`: at the tail, and written to in the call that brings a token.
     """
 
     stream_id: str
+    stream: LiveStream | None
     age_s: float
     cursor: int
     lag_events: int
     lag_bytes: int
     buffered_bytes: int
     is_live: bool
+
+
+class Load(msgspec.Struct, frozen=True):
+    """All that is under way in a few figures: streams, responses, what these are behind by, and what waits for sockets.
+
+    `max_lag_bytes` is that of the response furthest behind.
+    """
+
+    streams: int
+    readers: int
+    lag_bytes: int
+    max_lag_bytes: int
+    buffered_bytes: int
 
 
 class Occupancy(msgspec.Struct, frozen=True):
@@ -58,10 +73,14 @@ class UpstreamState(msgspec.Struct, frozen=True):
 
 
 class AuditState(msgspec.Struct, frozen=True):
-    """The audit trail's writer. `oldest_waiting_s`: how long the oldest record has waited to be committed."""
+    """The audit trail's writer. `oldest_waiting_s`: how long the oldest record has waited to be committed.
+
+    `trouble`: why nothing can be recorded now, None while it can.
+    """
 
     queued: int
     lost: int
     oldest_waiting_s: float
     failed_checkpoints: int
     rows: int = 0
+    trouble: str | None = None

@@ -8,6 +8,8 @@ import structlog
 
 from subak.core.digests import digest_name
 from subak.core.facts import (
+    AuditKeysMade,
+    AuditTroubled,
     ClientReported,
     Crashed,
     CredentialsIgnored,
@@ -58,13 +60,13 @@ def _level(fact: Fact) -> int:
     match fact:
         case TokensTimed():
             return UNSAID
-        case Crashed() | DescriptorsExhausted() | FlagsRefused():
+        case AuditTroubled() | Crashed() | DescriptorsExhausted() | FlagsRefused():
             return LEVELS["error"]
         case ReaderAttached(is_resume=False) | ReaderLeft(departure="completed") | ClientReported():
             return LEVELS["debug"]
         case StreamEnded(reason=reason) if reason:
             return LEVELS["warning"]
-        case CredentialsIgnored() | OriginRefused() | ProxyForgotten():
+        case AuditKeysMade() | CredentialsIgnored() | OriginRefused() | ProxyForgotten():
             return LEVELS["warning"]
         case Refused(status=status) if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return LEVELS["warning"]

@@ -7,20 +7,21 @@ import msgspec
 from subak.core.breaker import BreakerState
 from subak.core.facts import StreamEnded, StreamOpened
 from subak.core.lifecycle import Status
-from subak.core.live import AuditState, LiveReader, LiveStream, Occupancy, UpstreamState
+from subak.core.live import AuditState, LiveReader, LiveStream, Load, Occupancy, UpstreamState
 from subak.telemetry.stats import Present
 
 ROUTE: Final = "GET chat-stream"
 STREAM_ID: Final = "st_AAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
-STREAMS: Final = (LiveStream(STREAM_ID, ROUTE, "on", Status.STREAMING, 2.5, 4, 300, 41.5),)
+STREAMS: Final = (LiveStream(STREAM_ID, ROUTE, "on", Status.STREAMING, 2.5, 4, 300, 41.5, readers=1),)
 READERS: Final = (
-    LiveReader("st_BBBBBBBBBBBBBBBBBBBBBBBBBBBB", 7.5, 2, 9, 700, 0, is_live=False),
-    LiveReader(STREAM_ID, 2.4, 5, 1, 200, 64, is_live=True),
+    LiveReader("st_BBBBBBBBBBBBBBBBBBBBBBBBBBBB", None, 7.5, 2, 9, 700, 0, is_live=False),
+    LiveReader(STREAM_ID, STREAMS[0], 2.4, 5, 1, 200, 64, is_live=True),
 )
 PRESENT: Final = Present(
-    streams=lambda: STREAMS,
-    readers=lambda: READERS,
+    load=lambda: Load(streams=1, readers=2, lag_bytes=900, max_lag_bytes=700, buffered_bytes=64),
+    streams=lambda limit: STREAMS[:limit],
+    readers=lambda limit: READERS[:limit],
     connections=lambda: Occupancy(3, 100, refused=2),
     replay_bytes=lambda: Occupancy(4_096, 1_000_000),
     upstreams=lambda: (UpstreamState("rag.test:8000", BreakerState.CLOSED, 1, 2, 30, 40),),

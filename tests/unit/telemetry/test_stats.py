@@ -18,7 +18,7 @@ from subak.core.facts import (
     TokensTimed,
 )
 from subak.core.lifecycle import Status
-from subak.core.live import LiveReader, LiveStream
+from subak.core.live import Load
 from subak.telemetry.stats import MAX_ROWS, Stats, connections_snapshot
 from subak.telemetry.tally import Window
 from subak.testing import FakeClock
@@ -146,10 +146,10 @@ def test_made_up_labels_end_in_one_row() -> None:
 
 def test_the_snapshot_is_json_and_tells_what_is_under_way() -> None:
     snapshot = msgspec.json.decode(msgspec.json.encode(stats_of(ended()).snapshot(PRESENT)))
-    assert snapshot["present"]["streams"] == 1
-    assert snapshot["present"]["readers"] == 2
-    assert snapshot["present"]["max_lag_bytes"] == 700
-    assert snapshot["present"]["lag_bytes"] == 900
+    assert snapshot["present"]["load"]["streams"] == 1
+    assert snapshot["present"]["load"]["readers"] == 2
+    assert snapshot["present"]["load"]["max_lag_bytes"] == 700
+    assert snapshot["present"]["load"]["lag_bytes"] == 900
     assert snapshot["present"]["upstreams"][0]["breaker"] == "closed"
     assert snapshot["present"]["process"]["resident_bytes"] > 1_000_000
     assert snapshot["last_minute"]["streams"]["ended"] == 1
@@ -167,13 +167,17 @@ def test_connections_are_named_by_a_digest_that_only_the_secret_gives() -> None:
     assert (ended_one.route, ended_one.tokens, ended_one.lag_bytes) == (None, None, 700)
 
 
-def test_connections_show_the_oldest_and_count_all() -> None:
-    streams = [LiveStream(f"st_{n}", ROUTE, "on", Status.CONNECTING, 9.0, 0, 0, None) for n in range(MAX_ROWS + 5)]
-    readers = [LiveReader(stream.stream_id, 9.0, 1, 0, 0, 0, is_live=True) for stream in streams]
-    present = PRESENT._replace(streams=lambda: streams, readers=lambda: readers)
-    body = connections_snapshot(present, b"secret")
-    assert (body.stream_count, body.reader_count) == (MAX_ROWS + 5, MAX_ROWS + 5)
-    assert len(body.streams) == len(body.readers) == MAX_ROWS
+def test_connections_ask_for_a_bounded_number_and_count_all() -> None:
+    asked_for = []
+
+    def none_of(limit: int) -> tuple[()]:
+        asked_for.append(limit)
+        return ()
+
+    load = Load(streams=5_000, readers=6_000, lag_bytes=0, max_lag_bytes=0, buffered_bytes=0)
+    body = connections_snapshot(PRESENT._replace(load=lambda: load, streams=none_of, readers=none_of), b"secret")
+    assert (body.stream_count, body.reader_count) == (5_000, 6_000)
+    assert asked_for == [MAX_ROWS, MAX_ROWS]
 
 
 @pytest.mark.parametrize(
