@@ -54,6 +54,7 @@ DEBIAN: Final[Mapping[str, str]] = MappingProxyType(
         "node": "nodejs",
         "npm": "npm",
         "openssl": "openssl",
+        "pg_ctlcluster": "postgresql",
         "prometheus": "prometheus",
     }
 )

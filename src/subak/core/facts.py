@@ -229,9 +229,9 @@ class AuditKeysMade(msgspec.Struct, frozen=True):
 
 
 class CheckpointSealed(msgspec.Struct, frozen=True):
-    """The audit trail's first `size` records are sealed under `root`, hex. `note` is signed: whoever keeps it has proof.
+    """The audit trail's first `size` records are sealed under `root`, hex. `note` says so, signed.
 
-    Of what left this host nothing can be rewritten, even with the signing key.
+    Once it has left this host none of those records can be rewritten unseen, even with the signing key.
     """
 
     origin: str

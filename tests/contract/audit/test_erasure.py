@@ -72,6 +72,14 @@ def test_an_erasure_leaves_a_log_that_verifies_and_the_others_in_it(busy: AuditS
     assert len(others) == 123
 
 
+def test_somebody_with_more_keys_than_a_query_takes_is_found(stage: AuditStage) -> None:
+    stage.write(3, CANARY)
+    numbers = stage.writer.finder.numbers_of(CANARY)
+    many = [number.to_bytes(8) for number in range(40_000)]
+    found = retention.rows_about(stage.writer.store, [*many[:15_000], *numbers, *many[15_000:]])
+    assert [row.seq for row in found] == [1, 2, 3]
+
+
 def test_erasing_nobody_writes_nothing(busy: AuditStage) -> None:
     size = busy.writer.size
     assert retention.erase_subject(busy.writer, Subject("principal", "unknown")) == Erased(0, is_scrubbed=True)
@@ -109,7 +117,7 @@ def test_one_stream_of_a_principal_is_erased_and_the_others_stay_readable(stage:
 
 def test_a_subjects_rows_of_all_months_are_erased(stage: AuditStage) -> None:
     stage.write(2, CANARY)
-    stage.clock.advance(40 * 86_400)
+    stage.clock.jump(40 * 86_400)
     stage.write(2, CANARY)
     assert len({row.subject for row in rows_of(stage, CANARY)}) == 2
     assert retention.erase_subject(stage.writer, CANARY).rows == 4
@@ -164,7 +172,7 @@ def test_a_callers_repeated_question_is_seen_within_a_day_only(stage: AuditStage
     first = ask(CANARY)
     assert ask(CANARY) == first
     assert ask(Subject("principal", "other")) != first
-    stage.clock.advance(86_400)
+    stage.clock.jump(86_400)
     assert ask(CANARY) != first
 
 

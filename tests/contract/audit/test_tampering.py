@@ -192,7 +192,7 @@ def test_young_rows_pruned_with_the_key(written: AuditStage) -> None:
 
 
 def test_a_pruned_log_whose_base_was_changed(written: AuditStage) -> None:
-    written.clock.advance(TERM_MS / 1000)
+    written.clock.jump(TERM_MS / 1000)
     written.write(2)
     assert retention.prune(written.writer, term_ms=TERM_MS) is not None
     assert written.flaws() == set()
@@ -203,7 +203,7 @@ def test_a_pruned_log_whose_base_was_changed(written: AuditStage) -> None:
 
 def test_a_row_below_the_prune_point(written: AuditStage) -> None:
     row = written.rows()[2]
-    written.clock.advance(TERM_MS / 1000)
+    written.clock.jump(TERM_MS / 1000)
     written.write(2)
     assert retention.prune(written.writer, term_ms=TERM_MS) is not None
     written.place.insert(written.origin, row)
