@@ -22,10 +22,13 @@ from subak.admission.rollout import RolloutController
 from subak.admitting import NEEDS_RESTART as ADMISSION_NEEDS_RESTART
 from subak.admitting import Admitting, auth_rules
 from subak.answering import Answering, Servers, Surroundings, open_answering
+from subak.auditing import NEEDS_RESTART as AUDIT_NEEDS_RESTART
+from subak.auditing import Auditing, open_auditing
 from subak.clocks import SystemClock
 from subak.core.clock import Clock
 from subak.core.deadlines import Deadlines
-from subak.core.facts import DescriptorsExhausted, DescriptorsFreed, Observer, ProcessStarted
+from subak.core.facts import DescriptorsExhausted, DescriptorsFreed, Fact, Observer, ProcessStarted
+from subak.core.ledger import Ledger, NoLedger
 from subak.core.lifecycle import OnDisconnect
 from subak.core.live import Occupancy, UpstreamState
 from subak.knowledge.index import Holdings
@@ -50,6 +53,7 @@ from subak.web.demo import DemoRoutes
 from subak.web.health import HealthRoutes
 from subak.web.report import ReportRoute
 from subak.web.routes import Handlers, make_app
+from subak.web.sign_ins import SignIns
 from subak.web.streams import StreamRoutes, StreamRules
 
 TICK_S: Final = 0.25
@@ -78,6 +82,7 @@ NEEDS_RESTART: Final = (
     "log.level",
     "log.format",
     *ADMISSION_NEEDS_RESTART,
+    *AUDIT_NEEDS_RESTART,
 )
 """Settings that belong to what is opened once."""
 
@@ -146,10 +151,11 @@ class Gateway:
         self._may_move = may_move
         self._has_ticker = clock is None
         self._clock = clock or SystemClock()
-        self.watching = Watching(self._clock, observer)
-        self._observer: Observer = self.watching.observer
+        self._observer = observer
         self._stack = AsyncExitStack()
         self._retired: list[Answering] = []
+        self._auditing: Auditing | None = None
+        self.watching: Watching
         self._around: Surroundings
         self._answering: Answering
         self._admitting: Admitting
@@ -209,6 +215,11 @@ class Gateway:
         return self._admitting.flags
 
     @property
+    def _ledger(self) -> Ledger:
+        """What answers wait for."""
+        return NoLedger() if self._auditing is None else self._auditing.recorder
+
+    @property
     def limits(self) -> Figures:
         """What the limits count now."""
         return self._admitting.limiter.figures()
@@ -229,6 +240,7 @@ class Gateway:
     async def _open(self, stack: AsyncExitStack) -> None:
         settings = self.settings
         self._secret = load_secret(settings.state_dir)
+        await self._open_auditing(stack)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         self._around = Surroundings(self._clock, self.deadlines, tasks)
         self._answering = await open_answering(settings, self._around)
@@ -244,6 +256,7 @@ class Gateway:
             observer=self._observer,
             tasks=tasks,
             chance=random.random,
+            ledger=self._ledger,
         )
         if self._has_ticker:
             ticker = tasks.create_task(self._tick())
@@ -259,11 +272,26 @@ class Gateway:
         stack.callback(self.hub.close)  # before the server goes: its readers get the end of their answers
         self._observer.notify(ProcessStarted(__version__, settings.upstream.chosen_kind))
 
+    async def _open_auditing(self, stack: AsyncExitStack) -> None:
+        """Open the audit trail, which hears everything until the end, and what else hears facts."""
+        recorders: list[Observer] = []
+        if self.settings.audit.enabled:
+            self._auditing = await open_auditing(self.settings, self._clock, self.deadlines, self._secret, self._tell)
+            stack.push_async_callback(self._auditing.close)
+            recorders.append(self._auditing.recorder)
+        self.watching = Watching(self._clock, self._observer, *recorders)
+        self._observer = self.watching.observer
+
+    def _tell(self, fact: Fact) -> None:
+        """Have it heard by all who hear facts by then."""
+        self._observer.notify(fact)
+
     async def _make_app(self) -> web.Application:
         advice = Advice(self._observer)
         self._cors = Cors(self.settings.http.cors_origins, advice.on_origin_refused)
         gate, rules = await self._admitting.configure(self.settings)
-        self._callers = Callers(rules, gate, self._admitting.tickets, self._cors, advice)
+        sign_ins = SignIns(self._observer, self._clock)
+        self._callers = Callers(rules, gate, self._admitting.tickets, self._cors, advice=advice, sign_ins=sign_ins)
         self._streams = StreamRoutes(self.hub, self._callers, self._rules())
         self._chat = ChatRoute(self._answering.chat, self._callers.admit_to_chat, self._observer, self._clock)
         reports = ReportRoute(self.hub, self._callers)
@@ -319,7 +347,9 @@ class Gateway:
             present=self._present(public),
             secret=self._secret,
             clock=self._clock,
+            deadlines=self.deadlines,
             on_drain=self.is_dismissed.set,
+            ledger=self._ledger,
         )
         app = make_admin_app(admin_routes(parts), rules, self._admitting.limiter, self._observer)
         door = self._door(ADMIN_CONNECTIONS)
@@ -333,12 +363,13 @@ class Gateway:
     def _present(self, door: Door) -> Present:
         budget_bytes = self.settings.stream.memory_budget_bytes
         return Present(
+            load=self.hub.load,
             streams=self.hub.live_streams,
             readers=self.hub.live_readers,
             connections=lambda: Occupancy(door.open_count, door.max_connections, door.refused),
             replay_bytes=lambda: Occupancy(self._store.size_bytes, budget_bytes),
             upstreams=self._upstream_states,
-            audit=lambda: None,
+            audit=lambda: None if self._auditing is None else self._auditing.state,
             upstream_retries=lambda: self._servers.retries,
             log_lines_dropped=self._lines_dropped,
             is_draining=lambda: self.hub.is_draining,

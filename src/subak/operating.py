@@ -7,6 +7,7 @@ from subak import __version__
 from subak.admission.rollout import read_status
 from subak.admitting import Admitting
 from subak.core.clock import Clock
+from subak.core.deadlines import Deadlines
 from subak.core.facts import Observer
 from subak.core.ledger import Ledger
 from subak.relay.crash import crash_site
@@ -14,11 +15,13 @@ from subak.settings import Settings, as_text, catalogue, value_of
 from subak.state import AdminToken, load_admin_token
 from subak.telemetry.errors import Errors
 from subak.telemetry.fanout import Observers
+from subak.telemetry.history import Historian
 from subak.telemetry.metrics import Metrics
 from subak.telemetry.stats import Present, Stats, connections_snapshot
 from subak.versions import versions
 from subak.web.admin import AdminRoute, AdminRules
 from subak.web.ops import FlagRoutes, auth_events_route, drain_route, look_route, metrics_route
+from subak.web.ops_page import OpsLooks, OpsPage
 
 
 class Watching:
@@ -40,6 +43,7 @@ class Machinery(NamedTuple):
     present: Present
     secret: bytes
     clock: Clock
+    deadlines: Deadlines
     on_drain: Callable[[], None]
     ledger: Ledger
 
@@ -59,7 +63,25 @@ def admin_routes(parts: Machinery) -> list[AdminRoute]:
         *FlagRoutes(parts.admitting.flags, lambda: read_status(parts.settings().state_dir)).routes(),
         drain_route(parts.on_drain),
         auth_events_route(parts.watching.observer, parts.ledger.check),
+        *_ops_page(parts).routes(),
     ]
+
+
+def _ops_page(parts: Machinery) -> OpsPage:
+    stats, errors, present = parts.watching.stats, parts.watching.errors, parts.present
+    historian = Historian(stats, present.load, parts.clock)
+    parts.deadlines.watch(historian, parts.clock.monotonic())
+    looks = OpsLooks(
+        stats=lambda: stats.snapshot(present),
+        connections=lambda most: connections_snapshot(present, parts.secret, most),
+        history=historian.since,
+        errors=errors.snapshot,
+        limits=parts.admitting.limiter.figures,
+        rollout=lambda: read_status(parts.settings().state_dir),
+        flags=parts.admitting.flags,
+        version=__version__,
+    )
+    return OpsPage(looks)
 
 
 def admin_rules(settings: Settings, is_service: Callable[[str], bool]) -> tuple[AdminRules, AdminToken]:

@@ -7,7 +7,8 @@ from typing import Final
 import msgspec
 import pytest
 
-from subak.telemetry import errors, stats
+from subak.core import live
+from subak.telemetry import errors, host, stats
 from subak.telemetry.metrics import CATALOGUE, Kind
 
 ROOT: Final = Path(__file__).parents[2]
@@ -15,6 +16,11 @@ PAGE: Final = ROOT / "docs" / "operations.md"
 ALERTS: Final = ROOT / "deploy" / "prometheus" / "alerts.yml"
 SHOWN: Final = (
     stats.Snapshot,
+    live.Load,
+    live.Occupancy,
+    live.UpstreamState,
+    live.AuditState,
+    host.ProcessState,
     stats.PresentFigures,
     stats.WindowFigures,
     stats.StreamFigures,

@@ -1,16 +1,20 @@
-"""The same streams have the same counts at `/metrics`, in the stats, in the facts and at the client that asked them.
+"""The same streams have the same counts at `/metrics`, in the stats, in the audit trail, and at who asked for them.
 
 Each question's number says what befalls its answer: nothing, a cut in the middle, a refusal by the upstream, a stop, a
 reader that leaves for good, or one that is cut off and comes back.
 """
 
 import asyncio
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -25,6 +29,7 @@ from tests.integration.gateway import (
     Running,
     ask,
     data_of,
+    eventually,
     get,
     parse_frames,
     post,
@@ -36,6 +41,7 @@ from tests.settings import runs
 
 STREAMS = runs(fast=60, default=1_000, soak=5_000)
 AT_ONCE = 20
+AUDITED = {"SUBAK_AUDIT__ENABLED": "true", "SUBAK_ADMIN__METRICS_PUBLIC": "true"}
 FATES = ("whole", "whole", "whole", "truncated", "reset", "refused", "stopped", "left", "resumed", "unasked")
 OPEN_AT_THE_END = frozenset({"stopped", "left"})
 
@@ -140,9 +146,9 @@ def page_of(body: bytes) -> dict[str, Counter[str]]:
 
 @pytest.mark.slow
 @ONE_LOOP
-async def test_client_facts_stats_and_metrics_agree_on_streams_with_faults() -> None:
+async def test_client_facts_stats_metrics_and_audit_trail_agree_on_streams_with_faults() -> None:
     seen = Seen()
-    settings = {"SUBAK_UPSTREAM__BREAKER_FAILURES": "1000000", "SUBAK_ADMIN__METRICS_PUBLIC": "true"}
+    settings = AUDITED | {"SUBAK_UPSTREAM__BREAKER_FAILURES": "1000000"}
     async with ScriptedUpstream(script) as upstream, running(upstream, settings) as gateway:
         for first in range(0, STREAMS, AT_ONCE):
             await asyncio.gather(*(ask_one(gateway, number, seen) for number in range(first, first + AT_ONCE)))
@@ -156,6 +162,7 @@ async def test_client_facts_stats_and_metrics_agree_on_streams_with_faults() -> 
         assert sum(fact.is_resume for fact in gateway.observer.of(ReaderAttached)) == seen.resumes
 
         agree_with_stats(gateway.gateway.watching.stats, seen, ended, left)
+        await agree_with_the_trail(gateway, seen)
         page = page_of((await ask(gateway.gateway.admin_url, "GET", "/metrics")).body)
         assert page["subak_streams_ended_total"] == seen.outcomes
         assert page["subak_tokens_total"][""] == seen.tokens
@@ -182,3 +189,21 @@ def agree_with_stats(stats: Stats, seen: Seen, ended: list[StreamEnded], left: l
     failed = {"upstream_error", "upstream_truncated"}
     assert (figures.requests, figures.errors) == (len(ended), sum(seen.outcomes[outcome] for outcome in failed))
     assert streams.tokens_unread == 0
+
+
+async def agree_with_the_trail(gateway: Running, seen: Seen) -> None:
+    asked = STREAMS - seen.refused
+    file = gateway.gateway.settings.state_dir / "audit.db"
+    await eventually(lambda: len(trail(file, "stream.end")) == asked, lambda: "the trail lacks ends of streams")
+    rows = trail(file, "stream.end")
+    assert Counter(row["outcome"] for row in rows) == seen.outcomes
+    assert sum(int(str(row["tokens"])) for row in rows) == seen.tokens
+    assert len(trail(file, "stream.start")) == asked
+    assert len(trail(file, "stream.resume")) == seen.resumes
+
+
+def trail(file: Path, operation: str) -> list[dict[str, object]]:
+    """Give the records of one kind as they were sealed."""
+    with closing(sqlite3.connect(file)) as database:
+        found = database.execute("SELECT CAST(core AS BLOB) FROM audit_event WHERE operation = ?", (operation,))
+        return [msgspec.json.decode(core, type=dict[str, object]) for (core,) in found]

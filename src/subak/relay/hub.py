@@ -7,6 +7,7 @@ subscriber never meet: between them stands the log (PROTOCOL, law 1).
 import asyncio
 import secrets
 from collections.abc import Callable
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -30,7 +31,7 @@ from subak.core.facts import (
 )
 from subak.core.ledger import Ledger, NoLedger
 from subak.core.lifecycle import OnDisconnect, Status, status_of
-from subak.core.live import LiveReader, LiveStream
+from subak.core.live import LiveReader, LiveStream, Load
 from subak.core.principal import Principal
 from subak.core.question import Question
 from subak.relay.publisher import Origin, Publisher, StreamBounds
@@ -206,7 +207,7 @@ class Hub:
         self._ledger = ledger or NoLedger()
         self._tag = make_tag(secrets.token_bytes(6))
         self._streams: dict[str, Stream] = {}
-        self._readers: set[Subscriber] = set()
+        self._readers: dict[Subscriber, None] = {}
         self._orphans: dict[bytes, tuple[str, float]] = {}
         self._owed: set[str] = set()
         self._changed = asyncio.Event()
@@ -226,15 +227,21 @@ class Hub:
         """How many streams that lost their last reader are remembered for `lookup_orphan`."""
         return len(self._orphans)
 
-    def live_streams(self) -> list[LiveStream]:
-        """Tell how each stream under way stands, the oldest first."""
-        now = self.clock.monotonic()
-        return [stream.publisher.look(now) for stream in self._streams.values()]
+    def load(self) -> Load:
+        """Tell how much is under way."""
+        lags = [reader.lag_bytes for reader in self._readers]
+        buffered_bytes = sum([reader.buffered_bytes for reader in self._readers])
+        return Load(len(self._streams), len(lags), sum(lags), max(lags, default=0), buffered_bytes)
 
-    def live_readers(self) -> list[LiveReader]:
-        """Tell how each response under way stands, the oldest first."""
+    def live_streams(self, limit: int) -> list[LiveStream]:
+        """Tell how streams under way stand, the oldest first."""
         now = self.clock.monotonic()
-        return sorted([reader.look(now) for reader in self._readers], key=lambda reader: -reader.age_s)
+        return [stream.look(now) for stream in islice(self._streams.values(), limit)]
+
+    def live_readers(self, limit: int) -> list[LiveReader]:
+        """Tell how responses under way stand, the oldest first."""
+        now = self.clock.monotonic()
+        return [self._look_at(reader, now) for reader in islice(self._readers, limit)]
 
     def configure(self, upstream: Upstream, times: HubTimes) -> None:
         """Take these for streams and readers to come; those under way keep what they began with."""
@@ -396,7 +403,7 @@ class Hub:
 
     def enter(self, reader: Subscriber, stream: Stream | None) -> None:
         """A response begins to read."""
-        self._readers.add(reader)
+        self._readers[reader] = None
         self._deadlines.watch(reader, reader.next_deadline(self.clock.monotonic()))
         if stream is not None:
             stream.join(reader)
@@ -405,7 +412,7 @@ class Hub:
 
     def leave(self, reader: Subscriber, stream: Stream | None, departure: Departure) -> None:
         """A response is over."""
-        self._readers.discard(reader)
+        self._readers.pop(reader, None)
         self._deadlines.forget(reader)
         if departure is Departure.COMPLETED:
             self._owed.discard(reader.log.meta.stream_id)
@@ -427,6 +434,10 @@ class Hub:
             over.append(likeness)
         for likeness in over:
             del self._orphans[likeness]
+
+    def _look_at(self, reader: Subscriber, now: float) -> LiveReader:
+        stream = self._streams.get(reader.log.meta.stream_id)
+        return reader.look(now, None if stream is None else stream.look(now))
 
     def _begin(self, log: StreamLog, question: Question, origin: Origin, terms: _Terms) -> None:
         stream_id = log.meta.stream_id

@@ -46,8 +46,11 @@ class Progress:
         self._token_times: list[float] = []
         self._other_seqs: tuple[int, ...] = (1,)
 
-    def count(self, events: Sequence[Event], now: float) -> None:
-        """Count what one read brought: tokens with their time, of all other events the seqs."""
+    def count(self, events: Sequence[Event], now: float) -> bool:
+        """Count what one read brought: tokens with their time, of all other events the seqs.
+
+        Give whether there are so many gaps that it is time to take them.
+        """
         for event in events:
             if event.type == TOKEN:
                 self.tokens += 1
@@ -56,10 +59,6 @@ class Progress:
                 self._other_seqs += (self.tokens + len(self._other_seqs) + 1,)
         if self._first_token_at is None and self.tokens:
             self._first_token_at = now
-
-    @property
-    def has_many_gaps(self) -> bool:
-        """Whether it is time to take them."""
         return len(self._token_times) > TIMED_TOGETHER
 
     def take_gaps_us(self) -> tuple[int, ...]:

@@ -106,8 +106,8 @@ class Publisher:
         """When the stream is over at the latest, in monotonic seconds."""
         return self._admitted_at + self._bounds.max_age_s
 
-    def look(self, now: float) -> LiveStream:
-        """Tell how the stream stands at `now` (monotonic seconds)."""
+    def look(self, now: float, *, readers: int) -> LiveStream:
+        """Tell how the stream stands at `now` (monotonic seconds), which so many read."""
         return LiveStream(
             stream_id=self._log.meta.stream_id,
             route=self._origin.route,
@@ -117,6 +117,7 @@ class Publisher:
             tokens=self._progress.tokens,
             size_bytes=self._progress.size_bytes,
             first_token_ms=self._progress.first_token_ms,
+            readers=readers,
         )
 
     def start(
@@ -144,10 +145,8 @@ class Publisher:
             self._on_first_read(events, ending, size_bytes)
             return
         self._progress.size_bytes += size_bytes
-        if events:
-            self._progress.count(events, self._clock.monotonic())
-            if self._progress.has_many_gaps:
-                self._tell_gaps()
+        if events and self._progress.count(events, self._clock.monotonic()):
+            self._tell_gaps()
         if ending is not None:
             self._end(ending, events)
         elif events:

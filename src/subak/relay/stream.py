@@ -13,6 +13,7 @@ from subak.core.deadlines import Deadlines
 from subak.core.errors import ErrorCode
 from subak.core.events import FinishReason
 from subak.core.lifecycle import OnDisconnect
+from subak.core.live import LiveStream
 from subak.relay.publisher import Publisher
 from subak.relay.subscriber import Subscriber
 from subak.replay.base import StreamLog
@@ -62,6 +63,10 @@ class Stream:
         self._readers: list[Subscriber] = []
         self._left_at: float | None = clock.monotonic()
         deadlines.watch(self, self._next_deadline())
+
+    def look(self, now: float) -> LiveStream:
+        """Tell how it stands at `now` (monotonic seconds)."""
+        return self.publisher.look(now, readers=len(self._readers))
 
     def join(self, reader: Subscriber) -> None:
         """A reader has come: the grace timer stops."""

@@ -21,7 +21,7 @@ import msgspec
 
 from subak.core.clock import Clock
 from subak.core.envelope import COMMENT, encode_heartbeat
-from subak.core.live import LiveReader
+from subak.core.live import LiveReader, LiveStream
 from subak.replay.base import Batch, StreamLog
 
 CATCH_UP_BYTES: Final = 64 * 1024
@@ -131,15 +131,21 @@ class Subscriber:
         """Whether it is at the tail and written to inside the append."""
         return self._is_live
 
-    def look(self, now: float) -> LiveReader:
-        """Tell how the response stands at `now` (monotonic seconds)."""
+    @property
+    def buffered_bytes(self) -> int:
+        """What was written and the socket hasn't taken yet."""
+        return 0 if self._outlet is None else self._outlet.buffered_bytes
+
+    def look(self, now: float, stream: LiveStream | None) -> LiveReader:
+        """Tell how the response stands at `now` (monotonic seconds); `stream` is what it reads, if that is live."""
         return LiveReader(
             stream_id=self._log.meta.stream_id,
+            stream=stream,
             age_s=round(now - self._opened_at, 3),
             cursor=self.cursor,
             lag_events=self._log.last_seq - self.cursor,
             lag_bytes=self.lag_bytes,
-            buffered_bytes=0 if self._outlet is None else self._outlet.buffered_bytes,
+            buffered_bytes=self.buffered_bytes,
             is_live=self._is_live,
         )
 

@@ -295,14 +295,14 @@ def present_figures(present: Present) -> PresentFigures:
     )
 
 
-def connections_snapshot(present: Present, secret: bytes) -> ConnectionsSnapshot:
-    """Give the body of `/-/connections`. `secret` keys the digests, as those of log lines."""
+def connections_snapshot(present: Present, secret: bytes, most: int = MAX_ROWS) -> ConnectionsSnapshot:
+    """Give the body of `/-/connections`, at `most` so many rows. `secret` keys the digests, as those of log lines."""
     load = present.load()
     return ConnectionsSnapshot(
         stream_count=load.streams,
         reader_count=load.readers,
-        streams=tuple([_stream_row(stream, secret) for stream in present.streams(MAX_ROWS)]),
-        readers=tuple([_reader_row(reader, secret) for reader in present.readers(MAX_ROWS)]),
+        streams=tuple([_stream_row(stream, secret) for stream in present.streams(most)]),
+        readers=tuple([_reader_row(reader, secret) for reader in present.readers(most)]),
     )
 
 

@@ -130,12 +130,14 @@ class _Porter:
 def _outer(porter: _Porter, roles: dict[tuple[str, str], Role], observer: Observer) -> Middleware:
     @web.middleware
     async def outer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        role = roles.get((request.method, route_name(request)), Role.OPERATOR)
+
         async def admitted(request: web.Request) -> web.StreamResponse:
-            await porter.admit(request, roles.get((request.method, route_name(request)), Role.OPERATOR))
+            await porter.admit(request, role)
             return await handler(request)
 
         response = await outcome_of(request, admitted, observer, speaks_seed=False)
-        if request.method in _CHANGING and CALLER in request:
+        if request.method in _CHANGING and role is not Role.SERVICE and CALLER in request:
             who = person_of(request[CALLER])
             observer.notify(AdminActed(f"{request.method} {route_name(request)}", response.status, who))
         connection_of(request).answer_sent()

@@ -12,6 +12,7 @@ from subak.core.principal import ANONYMOUS, Caller
 from subak.web.advice import Advice
 from subak.web.cors import Cors, is_own_origin
 from subak.web.outcome import CALLER
+from subak.web.sign_ins import SignIns
 
 TICKET = "ticket"
 """The query parameter in which a native EventSource, which can send no header, brings its ticket."""
@@ -27,13 +28,16 @@ class CallerRules(NamedTuple):
 class Callers:
     """Gives the caller of each request and remembers it there, so that a refusal is told with it."""
 
-    def __init__(self, rules: CallerRules, gate: Gate, tickets: Tickets, cors: Cors, advice: Advice) -> None:
-        """`advice` hears of a proxy that isn't trusted."""
+    def __init__(
+        self, rules: CallerRules, gate: Gate, tickets: Tickets, cors: Cors, *, advice: Advice, sign_ins: SignIns
+    ) -> None:
+        """`advice` hears of a proxy that isn't trusted, `sign_ins` of credentials that hold."""
         self.rules = rules
         self.gate = gate
         self.tickets = tickets
         self._cors = cors
         self._advice = advice
+        self._sign_ins = sign_ins
 
     async def identify(self, request: web.Request, cursor_stream_id: str | None = None) -> Caller:
         """Give who calls. `cursor_stream_id`: the stream of the request's cursor, to which a ticket may be bound.
@@ -52,6 +56,8 @@ class Callers:
             if caller.principal.is_anonymous and not credentials.is_empty:
                 self._advice.on_credentials_ignored()
         request[CALLER] = caller
+        if not caller.principal.is_anonymous:
+            self._sign_ins.note(caller)
         return caller
 
     async def admit_to_chat(self, request: web.Request) -> None:
