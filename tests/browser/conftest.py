@@ -12,6 +12,7 @@ from subak.testing import ScriptedUpstream
 from tests.browser.gateways import running_gateway
 from tests.browser.visit import WATCHING, Visit
 
+UNLIMITED = {"SUBAK_LIMITS__ENABLED": "false"}
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = (
     "--headless",
@@ -43,7 +44,7 @@ async def chromium() -> AsyncIterator[Browser]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def embedded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """The base URL of `subak demo`."""
-    async with running_gateway(tmp_path_factory.mktemp("embedded"), "demo", "--pace-ms", "15") as url:
+    async with running_gateway(tmp_path_factory.mktemp("embedded"), "demo", "--pace-ms", "15", **UNLIMITED) as url:
         yield url
 
 
@@ -57,7 +58,8 @@ async def backend() -> AsyncIterator[ScriptedUpstream]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def scripted(backend: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """The base URL of a gateway whose answers a test scripts."""
-    async with running_gateway(tmp_path_factory.mktemp("scripted"), "demo", "--upstream", backend.url) as url:
+    folder = tmp_path_factory.mktemp("scripted")
+    async with running_gateway(folder, "demo", "--upstream", backend.url, **UNLIMITED) as url:
         yield url
 
 

@@ -23,7 +23,8 @@ async def running_gateway(folder: Path, *arguments: str, **environment: str) -> 
 
     SIGTERM must end it with exit code 0, at once: answers that are still under way are not waited for.
     """
-    settings = {"SUBAK_STATE_DIR": str(folder), "SUBAK_STREAM__DRAIN_S": "0", "PYTHONPATH": str(SOURCES)}
+    settings = {"SUBAK_STATE_DIR": str(folder), "SUBAK_STREAM__DRAIN_S": "0", "SUBAK_ADMIN__PORT": "0"}
+    settings["PYTHONPATH"] = str(SOURCES)
     command = (sys.executable, "-m", "subak", *arguments, "--port", "0")
     process = await asyncio.create_subprocess_exec(
         *command,

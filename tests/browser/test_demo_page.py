@@ -13,11 +13,12 @@ from subak.testing import End, Frame, Gate, Head, ScriptedUpstream, Step
 from tests.browser.conftest import Visiting
 from tests.browser.gateways import running_gateway
 from tests.browser.visit import Visit
+from tests.integration.clients import run
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 DEMO_QUESTION: Final = "What documents do I need for B211A visa?"
-ASKED: Final = "GET /api/v2/bali-zero/chat-stream?query="
+ASKED: Final = "POST /api/v2/bali-zero/chat-stream"
 WORDS: Final = [f"word{number} " for number in range(1, 41)]
 DONE: Final = Frame('{"done": true}')
 
@@ -31,7 +32,12 @@ def in_two_halves(gate: asyncio.Event) -> list[Step]:
 
 
 def asked(visit: Visit) -> list[str]:
-    return [request for request in visit.requests if request.startswith(ASKED)]
+    return [request for request in visit.requests if request == ASKED]
+
+
+async def saw_half(visit: Visit) -> None:
+    """Return once the first half of `in_two_halves` has come."""
+    await expect(visit.page.locator("#tokens")).to_have_text("20")
 
 
 async def test_the_demo_question_gets_a_sourced_answer_and_one_ending(embedded: str, visit: Visiting) -> None:
@@ -43,18 +49,20 @@ async def test_the_demo_question_gets_a_sourced_answer_and_one_ending(embedded: 
     log = await here.log()
     assert await here.text() == log.text
     assert "passport" in log.text
-    frames = await here.page.locator("#frames .frame").all_text_contents()
+    frames = await here.frames()
     assert sum('"type":"done"' in frame or '"type":"error"' in frame for frame in frames) == 1
     assert len(frames) == log.last
+    assert re.match(r": ok\nretry: \d+\nid: st_[\w-]+\.1\nevent: message\ndata: \{", frames[0]), "to the letter"
     assert await here.page.get_by_role("list", name="Sources").get_by_role("listitem").count() > 0
     await expect(here.page.locator("#sources .facts").first).to_contain_text(re.compile(r"similarity 0\.\d\d"))
     assert await here.figure("tokens") == str(sum(item.type == "token" for item in log.applied))
-    for name in ("first-token", "inter-token"):
+    for name in ("first-token", "p50", "p95", "p99"):
         assert re.fullmatch(r"[\d.]+ ms", await here.figure(name))
+    await expect(here.page.locator("#gateway")).to_contain_text("The gateway’s own figures: first token after")
     await expect(here.status).to_have_text("Complete. (finish_reason: stop)")
-    assert here.requests == asked(here)
-    assert len(here.requests) == 1
-    assert await here.open_lines() == 0
+    report = f"POST /v1/streams/{await here.stream_id()}/report"
+    await expect(here.page.locator("#frames .mark").last).to_have_text(f"→ {report}\n")
+    assert here.requests == [ASKED, report]
 
 
 async def test_the_page_says_that_a_machine_answers(embedded: str, visit: Visiting) -> None:
@@ -70,7 +78,7 @@ async def test_a_line_cut_in_mid_flow_resumes_at_its_cursor(embedded: str, visit
     await here.press("Cut the line")
     await here.wait_phase("cut")
     text_at_cut = await here.text()
-    cursor = (await here.figure("cursor")).removeprefix("event ")
+    cursor = await here.figure("cursor")
     await here.wait_phase("ended")
     assert f"Resumed after event {cursor}. Nothing was asked twice." in await here.heard()
 
@@ -79,13 +87,16 @@ async def test_a_line_cut_in_mid_flow_resumes_at_its_cursor(embedded: str, visit
     assert log.text.startswith(text_at_cut)
     assert len(text_at_cut) < len(log.text)
     stream_id = await here.stream_id()
-    resumed = f"GET /v1/streams/{stream_id}/events?last_event_id={stream_id}.{cursor}"
-    assert here.requests == [*asked(here), resumed]
+    assert here.requests[:2] == [ASKED, f"GET /v1/streams/{stream_id}/events?on_gap=snapshot"]
     assert len(asked(here)) == 1
-    assert await here.open_lines() == 0
+    await expect(here.page.locator("#curl")).to_contain_text(f"-H 'Last-Event-ID: {stream_id}.{cursor}'")
     assert await here.figure("reconnects") == "1"
     assert await here.figure("duplicates") == "0"
-    await expect(here.page.locator("#frames .mark").first).to_have_text(f"line cut after event {cursor}\n")
+    marks = here.page.locator("#frames .mark")
+    await expect(marks.nth(1)).to_have_text(f"✂ Line cut after event {cursor}. The gateway writes on.\n")
+    await expect(here.page.locator("#answer .seam")).to_have_count(1)
+    await expect(here.page.locator("#chart .gap")).to_have_count(1)
+    await expect(here.page.locator("#chart-words")).to_contain_text("; no line for ")
 
 
 async def test_what_is_said_while_the_line_is_cut_arrives_once(
@@ -96,7 +107,7 @@ async def test_what_is_said_while_the_line_is_cut_arrives_once(
     questions = backend.questions
     here = await visit(scripted)
     await here.ask("Count.")
-    await expect(here.page.locator("#tokens")).to_have_text("20")
+    await saw_half(here)
     await here.press("Cut the line")
     await here.wait_phase("cut")
     gate.set()
@@ -136,7 +147,7 @@ async def test_stop_keeps_what_has_come_and_hangs_up_on_the_upstream(
     backend.scripts = [in_two_halves(asyncio.Event())]
     here = await visit(scripted)
     await here.ask("Count.")
-    await expect(here.page.locator("#tokens")).to_have_text("20")
+    await saw_half(here)
     await here.press("Stop")
     await expect(here.status).to_have_text("Stopped. What had come by then is kept. (finish_reason: cancelled)")
     await backend.connections[-1].wait_closed()
@@ -159,6 +170,7 @@ async def test_markup_stays_text_and_only_web_addresses_become_links(
     await here.ask(hostile)
     await here.wait_phase("ended")
     assert await here.text() == hostile
+    await here.press("Plain text")
     assert await here.page.locator("main :is(script, img)").count() == 0
     links = here.page.locator("#sources a")
     assert await links.count() == 1
@@ -192,35 +204,168 @@ async def test_a_repeat_is_dropped_and_a_gap_repaired(
 ) -> None:
     backend.scripts = [[Head(), *spoken(WORDS), DONE, End()]]
     here = await visit(scripted)
-    await here.page.route("**/chat-stream?*", repeat_and_skip)
+    await here.page.route("**/chat-stream", repeat_and_skip)
     await here.ask("Count.")
     await here.wait_phase("ended")
     assert await here.text() == "".join(WORDS)
-    assert await here.figure("duplicates") == "1"
+    assert await here.figure("gaps") == "1"
+    dropped = int(await here.figure("duplicates"))
+    assert dropped >= 1
+    await expect(here.page.locator("#frames .dropped")).to_have_count(dropped)
     assert f"GET /v1/streams/{await here.stream_id()}" in here.requests
 
 
-async def test_a_repair_is_tried_again_until_the_answer_is_gone(
+async def test_an_answer_that_is_gone_keeps_what_had_come(
     scripted: str, backend: ScriptedUpstream, visit: Visiting
 ) -> None:
-    attempts = 0
+    async def refuse(route: Route) -> None:
+        await route.fulfill(status=410, json={"code": "cursor_expired"})
 
-    async def lose_then_refuse(route: Route) -> None:
-        nonlocal attempts
-        attempts += 1
-        await (route.abort() if attempts == 1 else route.fulfill(status=410, json={"code": "cursor_expired"}))
-
-    backend.scripts = [[Head(), *spoken(WORDS), DONE, End()]]
+    backend.scripts = [in_two_halves(asyncio.Event())]
     here = await visit(scripted)
-    await here.page.route("**/chat-stream?*", repeat_and_skip)
-    await here.page.route(re.compile(r"/v1/streams/st_[^/]*$"), lose_then_refuse)
+    await here.page.route("**/events?*", refuse)
     await here.ask("Count.")
+    await saw_half(here)
+    await here.press("Cut the line")
     await here.wait_phase("broken")
     await expect(here.status).to_contain_text("no longer keeps this answer")
-    assert attempts == 2
-    assert await here.text() == "".join(WORDS[:9])
+    assert await here.text() == "".join(WORDS[:20])
     assert len(asked(here)) == 1
-    here.forgive("net::ERR_FAILED", "410 (Gone)")
+    here.forgive("410 (Gone)")
+
+
+async def test_a_tab_that_is_switched_off_catches_up_when_it_is_on_again(
+    scripted: str, backend: ScriptedUpstream, visit: Visiting
+) -> None:
+    gate = asyncio.Event()
+    backend.scripts = [in_two_halves(gate)]
+    questions = backend.questions
+    here = await visit(scripted)
+    await here.ask("Count.")
+    await saw_half(here)
+    await here.press("Switch tab off")
+    await here.wait_phase("off")
+    before = len(here.requests)
+    gate.set()
+    log = await here.log()
+    assert await here.figure("tokens") == "20"
+    assert here.requests[before:] == []
+    await here.press("Switch tab on")
+    await here.wait_phase("ended")
+    assert await here.text() == "".join(WORDS) == log.text
+    assert backend.questions == questions + 1
+
+
+async def test_two_tabs_read_one_answer(scripted: str, backend: ScriptedUpstream, visit: Visiting) -> None:
+    gate = asyncio.Event()
+    backend.scripts = [in_two_halves(gate)]
+    questions = backend.questions
+    here = await visit(scripted)
+    await here.ask("Count.")
+    await saw_half(here)
+    there = await here.second_tab()
+    await saw_half(there)
+    gate.set()
+    for tab in (here, there):
+        await tab.wait_phase("ended")
+        assert await tab.text() == "".join(WORDS)
+    assert await there.stream_id() == await here.stream_id()
+    assert backend.questions == questions + 1
+    assert there.complaints == []
+
+
+async def test_a_page_that_is_reloaded_reads_on(scripted: str, backend: ScriptedUpstream, visit: Visiting) -> None:
+    gate = asyncio.Event()
+    backend.scripts = [in_two_halves(gate)]
+    questions = backend.questions
+    here = await visit(scripted)
+    await here.ask("Count.")
+    await saw_half(here)
+    await here.page.reload()
+    await saw_half(here)
+    gate.set()
+    await here.wait_phase("ended")
+    assert await here.text() == "".join(WORDS)
+    assert backend.questions == questions + 1
+
+
+async def test_the_line_for_a_shell_reads_the_same_answer(
+    scripted: str, backend: ScriptedUpstream, visit: Visiting
+) -> None:
+    backend.scripts = [[Head(), *spoken(WORDS), DONE, End()]]
+    questions = backend.questions
+    here = await visit(scripted)
+    await here.ask("What's \"it\"; $(id) `id` \\ 'x'?")
+    await here.wait_phase("ended")
+    line = await here.page.locator("#curl").text_content() or ""
+    said = (await run("sh", "-c", line)).out.decode()
+    frames = await here.frames()
+    assert said.removesuffix("\n\n").split("\n\n")[1:] == [frame.rstrip("\n") for frame in frames[1:]]
+    assert backend.questions == questions + 1
+
+
+async def test_markdown_is_shown_as_what_it_means(scripted: str, backend: ScriptedUpstream, visit: Visiting) -> None:
+    gate = asyncio.Event()
+    pieces = ["# Papers\n\nA **pass", "port**:\n1. *new* `a<b`\n", "   - [form](https://example.org/f)\n"]
+    rest = ["\n```html\n<b>\n```\n", "[no](javascript:alert(1)) ![no](https://example.org/x.png) http://example.org/. "]
+    backend.scripts = [[Head(), *spoken(pieces), Gate(gate), *spoken(rest), DONE, End()]]
+    here = await visit(scripted)
+    await here.ask("Format.")
+    await expect(here.page.locator("#tokens")).to_have_text("3")
+    await here.press("Cut the line")
+    await here.wait_phase("cut")
+    gate.set()
+    await here.wait_phase("ended")
+    answer = here.page.locator("#answer")
+    shown = {name: await answer.locator(name).all_text_contents() for name in ("h3", "p > strong", "ol > li > em")}
+    assert shown == {"h3": ["Papers"], "p > strong": ["passport"], "ol > li > em": ["new"]}
+    assert await answer.locator("ol > li > ul > li > a").get_attribute("href") == "https://example.org/f"
+    assert await answer.locator("pre > code").text_content() == "<b>\n"
+    links = await answer.locator("a").evaluate_all("links => links.map(({ href, rel }) => [href, rel])")
+    hrefs = ["https://example.org/f", "https://example.org/x.png", "http://example.org/"]
+    assert links == [[href, "noopener noreferrer"] for href in hrefs]
+    await expect(answer).to_contain_text("[no](javascript:alert(1))")
+    await expect(answer.locator(".seam")).to_have_count(1)
+    assert await answer.locator("b, img").count() == 0
+    assert await here.text() == "".join([*pieces, *rest])
+
+
+async def test_over_the_limit_it_counts_down_and_asks_again(visit: Visiting, tmp_path: Path) -> None:
+    one_question = {"SUBAK_LIMITS__CHAT": "1", "SUBAK_LIMITS__CHAT_WINDOW_S": "4"}
+    async with running_gateway(tmp_path, "demo", "--pace-ms", "1", **one_question) as url:
+        here = await visit(url)
+        await here.ask("What is a KITAS?")
+        await here.wait_phase("ended")
+        await here.ask("What is a PT PMA?")
+        await here.wait_phase("held")
+        await expect(here.status).to_contain_text("Too many questions for now (429).")
+        await expect(here.page.locator("#countdown")).to_have_text(re.compile(r"[1-4] s"))
+        await here.wait_phase("ended")
+        assert "PT PMA" in await here.text()
+        assert len(asked(here)) == 3
+        assert sum("429" in said for said in await here.heard()) == 1, "a countdown isn't read out"
+    here.forgive("429 (Too Many Requests)")
+
+
+async def test_a_gateway_that_wants_to_know_who_asks_is_given_a_key(visit: Visiting, tmp_path: Path) -> None:
+    key = "a-key-of-the-hosts-own"
+    wants = {"SUBAK_AUTH__REQUIRED": "true", "API_KEYS_INTERNAL": key}
+    async with running_gateway(tmp_path, "demo", "--pace-ms", "1", **wants) as url:
+        here = await visit(url)
+        field = here.page.get_by_label("API key or token")
+        await expect(field).to_be_hidden()
+        await here.ask("What is a KITAS?")
+        await here.wait_phase("broken")
+        await expect(here.status).to_contain_text("(401). Give an API key or a token")
+        await expect(field).to_be_focused()
+        await here.page.keyboard.type(key)
+        await here.page.keyboard.press("Enter")
+        await here.wait_phase("ended")
+        assert "KITAS" in await here.text()
+        line = await here.page.locator("#curl").text_content() or ""
+        assert '"Authorization: Bearer $SUBAK_KEY"' in line
+        assert key not in line
+    here.forgive("401 (Unauthorized)")
 
 
 async def test_the_same_question_is_not_put_again_while_it_is_answered(
@@ -243,7 +388,7 @@ async def test_another_question_stops_the_one_before(scripted: str, backend: Scr
     backend.scripts = [in_two_halves(asyncio.Event())]
     here = await visit(scripted)
     await here.ask("Count.")
-    await expect(here.page.locator("#tokens")).to_have_text("20")
+    await saw_half(here)
     first = backend.connections[-1]
     backend.scripts = [[Head(), *spoken(["Bali"]), DONE, End()]]
     await here.ask("Where?")
@@ -252,24 +397,27 @@ async def test_another_question_stops_the_one_before(scripted: str, backend: Scr
     await first.wait_closed()
 
 
-async def test_a_flag_that_is_off_is_explained(visit: Visiting, tmp_path: Path) -> None:
+async def test_where_streaming_is_off_the_answer_comes_by_chat_and_it_says_so(visit: Visiting, tmp_path: Path) -> None:
     async with running_gateway(tmp_path, "serve") as url:
         here = await visit(url)
         await here.ask()
-        await here.wait_phase("broken")
-        await expect(here.status).to_contain_text("ENABLE_SSE_STREAMING=true")
-        assert len(asked(here)) == 1
+        await here.wait_phase("ended")
+        await expect(here.status).to_contain_text("by POST /chat: streaming is off here. ENABLE_SSE_STREAMING=true")
+        assert "passport" in await here.text()
+        assert here.requests == [ASKED, "POST /api/v2/bali-zero/chat"]
+        await expect(here.page.locator("#curl")).to_contain_text("/api/v2/bali-zero/chat'")
     here.forgive("403 (Forbidden)")
 
 
-async def test_a_gateway_that_is_gone_is_explained(visit: Visiting, tmp_path: Path) -> None:
+async def test_a_gateway_that_is_gone_is_explained_and_asked_again(visit: Visiting, tmp_path: Path) -> None:
     async with running_gateway(tmp_path, "demo") as url:
         here = await visit(url)
     await here.ask()
+    await here.wait_phase("cut")
+    await expect(here.status).to_contain_text("The gateway can’t be reached. Is it running?")
+    await here.press("Stop")
     await here.wait_phase("broken")
-    await expect(here.status).to_contain_text("The gateway can’t be reached.")
-    assert len(asked(here)) == 1
-    assert await here.open_lines() == 0
+    await expect(here.status).to_contain_text("Left.")
     here.forgive("net::ERR_")
 
 
@@ -282,12 +430,14 @@ async def test_the_keyboard_asks_cuts_and_stops_while_the_line_is_cut(
     keyboard = here.page.keyboard
     await here.page.get_by_label("Your question").focus()
     await keyboard.press("Enter")
-    await expect(here.page.locator("#tokens")).to_have_text("20")
+    await saw_half(here)
     for _ in range(6):  # Ask, four suggestions, Cut the line
         await keyboard.press("Tab")
     await keyboard.press("Enter")
     await here.wait_phase("cut")
     await expect(here.page.get_by_role("button", name="Cut the line")).to_be_focused()
+    await keyboard.press("Tab")
+    await expect(here.page.get_by_role("button", name="Switch tab off")).to_be_focused()
     await keyboard.press("Tab")
     await keyboard.press("Space")
     await here.wait_phase("ended")
@@ -298,13 +448,15 @@ async def test_the_keyboard_asks_cuts_and_stops_while_the_line_is_cut(
 async def test_a_screen_reader_hears_each_state_and_the_answer_once(
     scripted: str, backend: ScriptedUpstream, visit: Visiting
 ) -> None:
-    backend.scripts = [[Head(), *spoken(WORDS), DONE, End()]]
+    words = [*WORDS[:20], "\n\n", *WORDS[20:]]
+    backend.scripts = [[Head(), *spoken(words), DONE, End()]]
     here = await visit(scripted)
     await here.ask("Count.")
     await here.wait_phase("ended")
     heard = await here.heard()
     assert heard[:2] == ["Asking …", "Live: the answer is coming."]
-    assert sorted(heard[2:]) == ["Complete. (finish_reason: stop)", f"{''.join(WORDS)}\nComplete."]
+    paragraphs = ["".join(WORDS[:20]).rstrip(), "".join(WORDS[20:]).rstrip()]
+    assert sorted(heard[2:]) == ["Complete. (finish_reason: stop)", *sorted(paragraphs)]
 
 
 async def test_nothing_scrolls_sideways_on_a_phone(scripted: str, backend: ScriptedUpstream, visit: Visiting) -> None:
@@ -325,6 +477,6 @@ async def test_nothing_scrolls_sideways_on_a_phone(scripted: str, backend: Scrip
 async def test_text_stands_out_from_its_ground(embedded: str, visit: Visiting, scheme: str) -> None:
     here = await visit(embedded, scheme=scheme)
     for text in ("--ink", "--soft", "--field", "--water", "--clay"):
-        for ground in ("--paper", "--card"):
+        for ground in ("--paper", "--card", "--well"):
             assert await here.contrast(text, ground) >= 4.5, f"WCAG 2.2, 1.4.3: {text} on {ground}"
     assert await here.contrast("--on-field", "--field") >= 4.5

@@ -9,7 +9,6 @@ from playwright.async_api import ConsoleMessage, Error, Locator, Page, Request, 
 from tests.wire import FollowingReader
 
 WATCHING: Final = """
-    window.lines = [];
     window.heard = [];
     const hear = (changes) => {
         const added = changes.flatMap(({ addedNodes }) => [...addedNodes]);
@@ -20,23 +19,18 @@ WATCHING: Final = """
             new MutationObserver(hear).observe(live, { childList: true, characterData: true, subtree: true });
         }
     });
-    window.EventSource = class extends EventSource {
-        constructor(...parameters) {
-            super(...parameters);
-            window.lines.push(this);
-        }
-    };
 """
-"""Runs before the page's own scripts: keeps each EventSource, and every text that the live regions were given."""
+"""Runs before the page's own scripts: keeps every text that the live regions were given."""
 
 _STREAM_ID: Final = re.compile(r"st_[A-Za-z0-9_-]{28}")
 _decode_object: Final = msgspec.json.Decoder(dict[str, object]).decode
 
 
 class Visit:
-    """A page that keeps what the browser complained of and which stream requests it made.
+    """A page that keeps what the browser complained of and which requests it made beside its own files.
 
-    `complaints`: console errors and warnings, uncaught exceptions, violations of the content security policy.
+    `complaints`: console errors and warnings, uncaught exceptions, violations of the content security policy, and
+    requests of any other server.
     """
 
     def __init__(self, page: Page, url: str) -> None:
@@ -73,7 +67,10 @@ class Visit:
         await expect(self.page.locator("#line")).to_have_attribute("data-phase", phase, timeout=15_000)
 
     async def text(self) -> str:
-        """Give the answer as it stands there, to the character."""
+        """Give the answer to the character, as its plain text shows it."""
+        plain = self.page.get_by_role("button", name="Plain text")
+        if await plain.get_attribute("aria-pressed") == "false":
+            await plain.click()
         return await self.page.locator("#answer").text_content() or ""
 
     async def figure(self, name: str) -> str:
@@ -100,9 +97,15 @@ class Visit:
         assert reader.has_ending
         return reader
 
-    async def open_lines(self) -> int:
-        """Give how many EventSources are open, or would come back."""
-        return int(await self.page.evaluate("lines.filter((line) => line.readyState !== EventSource.CLOSED).length"))
+    async def frames(self) -> list[str]:
+        """Give the frames that are shown, without the notes between them."""
+        return await self.page.locator("#frames .frame:not(.mark)").all_text_contents()
+
+    async def second_tab(self) -> "Visit":
+        """Open the answer in a second tab, as a person does."""
+        async with self.page.context.expect_page() as opened:
+            await self.page.get_by_role("link", name="Read it in a second tab").click()
+        return Visit(await opened.value, self.url)
 
     async def heard(self) -> list[str]:
         """Give what a screen reader was told, in order."""
@@ -134,6 +137,8 @@ class Visit:
 
     def _on_request(self, request: Request) -> None:
         path = request.url.removeprefix(self.url)
+        if not path.startswith("/"):
+            self.complaints.append(f"asked another server: {request.url}")
         if not path.startswith(("/demo", "/static/")):
             self.requests.append(f"{request.method} {path}")
 

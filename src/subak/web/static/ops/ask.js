@@ -1,0 +1,34 @@
+/** Requests to this listener. The browser adds the credentials that it was logged in with. */
+
+/** The gateway, or whatever is in front of it, said no; `message` is for people. */
+export class Refused extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** Ask; give the body of the answer, read as JSON, or null when it has none. */
+export async function ask(method, path, body) {
+  const headers = { Accept: "application/json" };
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  const response = await fetch(path, { method, headers, body: JSON.stringify(body) }).catch(() => {
+    throw new Refused("The gateway doesn’t answer.", 0);
+  });
+  const told = await response.json().catch(() => null);
+  if (!response.ok) throw new Refused(told?.detail ?? `It answered ${response.status}.`, response.status);
+  return told;
+}
+
+/** Do something, and tell beside it how that went; `words` turns what came back into a sentence. */
+export async function doAndTell(place, action, words) {
+  place.className = "told";
+  place.textContent = "…";
+  try {
+    place.textContent = words(await action());
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    place.className = "told bad";
+    place.textContent = error.message;
+  }
+}
