@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from subak.core.facts import ClientReported, Crashed
+from subak.telemetry.tally import Window
 from subak.testing import ScriptedUpstream
 from tests.integration.gateway import ANSWER, ONE_LOOP, Answer, Running, ask, get, question_url, running, scripted
 
@@ -69,6 +70,16 @@ async def test_a_report_becomes_a_fact(gateway: Running) -> None:
             gaps=0,
         )
     ]
+
+
+async def test_reports_are_shown_beside_the_servers_own_figures(gateway: Running) -> None:
+    stream_id = await answered(gateway)
+    await report(gateway, stream_id)
+    figures = gateway.gateway.watching.stats.figures(Window.LAST_MINUTE)
+    told = figures.reports
+    assert (told.count, told.reconnects, told.duplicates, told.gaps) == (1, *list(COUNTS.values())[-3:])
+    assert told.first_token.p50_ms == pytest.approx(41.5, rel=0.01)
+    assert figures.streams.first_token.count == 1
 
 
 async def test_what_a_reader_cannot_tell_it_may_leave_out(gateway: Running) -> None:

@@ -13,6 +13,7 @@ from subak.core.clock import Clock
 from subak.core.digests import digest_name
 from subak.core.facts import (
     ChatAnswered,
+    ClientReported,
     Crashed,
     Fact,
     ReaderAttached,
@@ -30,6 +31,7 @@ from subak.telemetry.host import ProcessState, look_at_process
 from subak.telemetry.tally import (
     Labels,
     RefusalKind,
+    ReportTally,
     RouteArm,
     StreamTally,
     Tallies,
@@ -119,6 +121,20 @@ class ChatFigures(msgspec.Struct, frozen=True):
     latency: Latency
 
 
+class ReportFigures(msgspec.Struct, frozen=True):
+    """What browser clients told of their own answers (`POST /v1/streams/{id}/report`): as they saw it, unchecked.
+
+    Beside `StreamFigures` of the same window it says what the way between gateway and reader costs.
+    """
+
+    count: int
+    reconnects: int
+    duplicates: int
+    gaps: int
+    first_token: Latency
+    inter_token_p95: Latency
+
+
 class WindowFigures(msgspec.Struct, frozen=True):
     """Everything over one window, which holds `covers_s` seconds.
 
@@ -144,6 +160,7 @@ class WindowFigures(msgspec.Struct, frozen=True):
     streams: StreamFigures
     by_route: tuple[StreamFigures, ...]
     refusals: tuple[RefusalFigures, ...]
+    reports: ReportFigures
     chat: ChatFigures
     loop_lag: Latency
 
@@ -238,14 +255,8 @@ class Stats:
                 tally.departures[departure] += 1
             case Refused():
                 tally.refusals[self._refusal_kinds.admit(refusal_kind(fact))] += 1
-            case ChatAnswered():
-                tally.count_chat(fact)
-            case StopRequested():
-                tally.stops += 1
-            case Crashed():
-                tally.crashes += 1
             case _:
-                pass
+                _count_rare(tally, fact)
 
     def note_loop_lag(self, late_s: float) -> None:
         """Count by how much the event loop was late for its ticker."""
@@ -278,6 +289,20 @@ class Stats:
 
     def _streams(self, tally: Tally, route: str, arm: str) -> StreamTally:
         return tally.of(self._route_arms.admit(RouteArm(route, arm)))
+
+
+def _count_rare(tally: Tally, fact: Fact) -> None:
+    match fact:
+        case ClientReported():
+            tally.reports.add(fact)
+        case ChatAnswered():
+            tally.count_chat(fact)
+        case StopRequested():
+            tally.stops += 1
+        case Crashed():
+            tally.crashes += 1
+        case _:
+            pass
 
 
 def present_figures(present: Present) -> PresentFigures:
@@ -357,8 +382,20 @@ def _window_figures(tally: Tally, covers_s: float) -> WindowFigures:
         streams=_stream_figures(RouteArm("all", "all"), streams),
         by_route=tuple([_stream_figures(key, part) for key, part in sorted(tally.streams.items())]),
         refusals=tuple([RefusalFigures(*kind, count=count) for kind, count in rows_of(tally.refusals)]),
+        reports=_report_figures(tally.reports),
         chat=ChatFigures(tally.chat.count, tally.chat_classes["5xx"], _latency(tally.chat)),
         loop_lag=_latency(tally.loop_lag),
+    )
+
+
+def _report_figures(reports: ReportTally) -> ReportFigures:
+    return ReportFigures(
+        count=reports.count,
+        reconnects=reports.reconnects,
+        duplicates=reports.duplicates,
+        gaps=reports.gaps,
+        first_token=_latency(reports.first_token),
+        inter_token_p95=_latency(reports.inter_token_p95),
     )
 
 

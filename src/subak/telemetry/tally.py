@@ -14,7 +14,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from subak.core.errors import ErrorCode, RateLimited
 from subak.core.events import FinishReason
-from subak.core.facts import ChatAnswered, Refused, StreamEnded
+from subak.core.facts import ChatAnswered, ClientReported, Refused, StreamEnded
 from subak.core.histogram import Histogram
 
 SLICE_S: Final = 10
@@ -166,6 +166,49 @@ class StreamTally:
         return not (self.opened or self.outcomes or self.inter_token.counts)
 
 
+class ReportTally:
+    """What readers told of their own answers. Times in microseconds; nobody has checked them."""
+
+    __slots__ = ("count", "duplicates", "first_token", "gaps", "inter_token_p95", "reconnects")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.reconnects = 0
+        self.duplicates = 0
+        self.gaps = 0
+        self.first_token = Histogram()
+        self.inter_token_p95 = Histogram()
+
+    def add(self, report: ClientReported) -> None:
+        """Count a report."""
+        self.count += 1
+        self.reconnects += report.reconnects
+        self.duplicates += report.duplicates
+        self.gaps += report.gaps
+        if report.first_token_ms is not None:
+            self.first_token.record(_to_us(report.first_token_ms))
+        if report.inter_token_p95_ms is not None:
+            self.inter_token_p95.record(_to_us(report.inter_token_p95_ms))
+
+    def merge(self, other: "ReportTally") -> None:
+        """Add all that the other one counted."""
+        self.count += other.count
+        self.reconnects += other.reconnects
+        self.duplicates += other.duplicates
+        self.gaps += other.gaps
+        self.first_token.merge(other.first_token)
+        self.inter_token_p95.merge(other.inter_token_p95)
+
+    def take_away(self, other: "ReportTally") -> None:
+        """Take away what was added before."""
+        self.count -= other.count
+        self.reconnects -= other.reconnects
+        self.duplicates -= other.duplicates
+        self.gaps -= other.gaps
+        self.first_token.take_away(other.first_token)
+        self.inter_token_p95.take_away(other.inter_token_p95)
+
+
 class Tally:
     """Everything that was counted in a stretch of time. Times in microseconds."""
 
@@ -177,6 +220,7 @@ class Tally:
         "departures",
         "loop_lag",
         "refusals",
+        "reports",
         "resumed",
         "stops",
         "streams",
@@ -188,6 +232,7 @@ class Tally:
         self.resumed = 0
         self.departures: Counter[str] = Counter()
         self.refusals: Counter[RefusalKind] = Counter()
+        self.reports = ReportTally()
         self.stops = 0
         self.crashes = 0
         self.chat = Histogram()
@@ -233,6 +278,7 @@ class Tally:
         self.refusals.update(other.refusals)
         self.stops += other.stops
         self.crashes += other.crashes
+        self.reports.merge(other.reports)
         self.chat.merge(other.chat)
         self.chat_classes.update(other.chat_classes)
         self.loop_lag.merge(other.loop_lag)
@@ -250,6 +296,7 @@ class Tally:
         self.refusals -= other.refusals
         self.stops -= other.stops
         self.crashes -= other.crashes
+        self.reports.take_away(other.reports)
         self.chat.take_away(other.chat)
         self.chat_classes -= other.chat_classes
         self.loop_lag.take_away(other.loop_lag)
