@@ -1,6 +1,6 @@
 """The audit log of a running process: whoever records never waits, one thread writes.
 
-    submit ──► bounded queue ──► writer thread: at most 256 rows a commit, as soon as it is idle
+    submit ──► bounded queue ──► writer thread: at most 256 rows a commit, as soon as somebody waits for one of them
       │                             │
       └── Ticket ◄── committed ─────┘   seals ≤ 1 s after a change, every 1 000 rows, every 60 s when idle
 
@@ -9,7 +9,6 @@ can refuse; what finds no room is counted, and the count becomes a row when the 
 """
 
 import asyncio
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -30,8 +29,8 @@ SEAL_AFTER_S: Final = 0.8
 """After a change; with a slow commit it is still on disk within a second."""
 IDLE_SEAL_S: Final = 60.0
 RETRY_S: Final = 1.0
-_POLL_S: Final = 0.25
-"""How long the thread sleeps at most: it is handed a clock that may move by jumps."""
+_POLL_S: Final = 0.05
+"""How long the thread sleeps at most, and what nobody waits for is put off: it is handed a clock that may jump."""
 _QUEUE_FULL: Final = "queue_full"
 _CLOSED: Final = "closed"
 _DEFECT: Final = "internal_error"
@@ -42,10 +41,11 @@ Result = TypeVar("Result")
 class Ticket:
     """A record on its way to the disk, settled once by the writer's thread (`core.ledger.Commitment`)."""
 
-    __slots__ = ("_waiting", "committed", "failure")
+    __slots__ = ("_ring", "_waiting", "committed", "failure")
 
-    def __init__(self, failure: str | None = None) -> None:
-        """`failure` says why it is lost already."""
+    def __init__(self, failure: str | None = None, ring: Callable[[], None] | None = None) -> None:
+        """`failure` says why it is lost already; `ring` wakes the writer, when somebody waits."""
+        self._ring = ring
         self.committed: Committed | None = None
         self.failure = failure
         self._waiting: list[tuple[asyncio.AbstractEventLoop, Callable[[bool], None]]] = []
@@ -61,6 +61,8 @@ class Ticket:
         # The thread settles first and looks for who waits then; here it is the other way round. One sees the other.
         if self.is_settled:
             self._release()
+        elif self._ring is not None:
+            self._ring()
 
     async def wait(self) -> Committed:
         """Give the row's place once it is on disk. Give it a deadline.
@@ -164,7 +166,8 @@ class AuditLog:
         self._clock = clock
         self._max_queued = max_queued
         self._on_defect = on_defect
-        self._queue: queue.SimpleQueue[_Entry | _Command | _Close] = queue.SimpleQueue()
+        self._queue: deque[_Entry | _Command | _Close] = deque()
+        self._bell = threading.Event()
         self._held: deque[_Entry] = deque()
         self._trouble: str | None = None
         self._is_closed = False
@@ -187,7 +190,7 @@ class AuditLog:
         writer = self._writer
         return LogState(
             trouble=self._trouble,
-            queued=self._queue.qsize() + len(self._held),
+            queued=len(self._queue) + len(self._held),
             oldest_waiting_s=self._oldest_waiting_s(),
             written=self._written,
             lost=self._lost + self._lost_at_door,
@@ -199,6 +202,9 @@ class AuditLog:
     def submit(self, record: Record) -> Ticket:
         """Queue a record; never blocks. The ticket has failed already while the log is in trouble.
 
+        What nobody waits for is written with the next that somebody does wait for, or within 50 ms: to wake the thread
+        for each would cost more than the record.
+
         A failed ticket means "not known to be on disk": what could be held is written once the store is back.
 
         Raises:
@@ -207,11 +213,13 @@ class AuditLog:
         check_record(record)
         clock = self._clock
         stamped = Stamped(record, clock.time_ms(), int(clock.monotonic() * 1000))
-        if self._is_closed or self._queue.qsize() >= self._max_queued:
+        if self._is_closed or len(self._queue) >= self._max_queued:
             self._lost_at_door += 1
             return Ticket(_CLOSED if self._is_closed else _QUEUE_FULL)
-        ticket = Ticket(self._trouble)
-        self._queue.put(_Entry(stamped, ticket))
+        ticket = Ticket(self._trouble, self._bell.set)
+        self._queue.append(_Entry(stamped, ticket))
+        if len(self._queue) == MAX_BATCH_ROWS:
+            self._bell.set()
         return ticket
 
     def perform(self, action: Callable[[LogWriter], Result]) -> Future[Result]:
@@ -224,7 +232,7 @@ class AuditLog:
         if self._is_closed:
             refuse()
         else:
-            self._queue.put(_Command(partial(_answer, action, result), refuse))
+            self._put(_Command(partial(_answer, action, result), refuse))
         return result
 
     def close(self, timeout_s: float) -> bool:
@@ -234,9 +242,13 @@ class AuditLog:
         """
         if not self._is_closed:
             self._is_closed = True
-            self._queue.put(_Close())
+            self._put(_Close())
         self._thread.join(timeout_s)
         return not self._thread.is_alive() and self._lost + self._lost_at_door == 0
+
+    def _put(self, urgent: "_Command | _Close") -> None:
+        self._queue.append(urgent)
+        self._bell.set()
 
     def _oldest_waiting_s(self) -> float:
         try:
@@ -274,16 +286,19 @@ class AuditLog:
 
     def _take(self, timeout_s: float) -> _Command | _Close | None:
         """Move records from the queue to those held, a batch at most, and give what else comes first."""
-        try:
-            taken = self._queue.get(timeout=timeout_s) if timeout_s > 0 else self._queue.get_nowait()
-            while isinstance(taken, _Entry):
-                self._hold(taken)
-                if len(self._held) >= MAX_BATCH_ROWS and self._trouble is None:
-                    return None
-                taken = self._queue.get_nowait()
-        except queue.Empty:
-            return None
-        return taken
+        if timeout_s > 0:
+            self._bell.wait(timeout_s)
+        self._bell.clear()  # whoever rings from now on has put something into the queue that is not looked at yet
+        while self._queue:
+            taken = self._queue.popleft()
+            if not isinstance(taken, _Entry):
+                self._bell.set()
+                return taken
+            self._hold(taken)
+            if len(self._held) >= MAX_BATCH_ROWS and self._trouble is None:
+                self._bell.set()
+                return None
+        return None
 
     def _hold(self, entry: _Entry) -> None:
         if len(self._held) >= self._max_queued:
@@ -390,8 +405,8 @@ class AuditLog:
 
     def _refuse_late(self) -> None:
         """Answer what came in while the door closed."""
-        while not self._queue.empty():
-            late = self._queue.get_nowait()
+        while self._queue:
+            late = self._queue.popleft()
             match late:
                 case _Entry():
                     self._lost_at_door += 1
