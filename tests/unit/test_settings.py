@@ -677,6 +677,7 @@ def test_a_setting_is_secret_by_its_type() -> None:
         "audit.dsn",
         "loki.key",
         "llm.key",
+        "errors.sentry_dsn",
     }
 
 
