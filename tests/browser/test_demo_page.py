@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from playwright.async_api import Route, expect
+from playwright.async_api import Error, Route, expect
 
 from subak.testing import End, Frame, Gate, Head, ScriptedUpstream, Step
 from tests.browser.conftest import Visiting
@@ -179,6 +179,14 @@ async def test_markup_stays_text_and_only_web_addresses_become_links(
     assert await here.page.title() != "owned"
 
 
+async def test_a_slip_that_makes_html_of_text_is_refused_by_the_browser(embedded: str, visit: Visiting) -> None:
+    here = await visit(embedded)
+    slip = "document.querySelector('#answer').innerHTML = '<b>bold</b>'"
+    with pytest.raises(Error, match="TrustedHTML"):
+        await here.page.evaluate(slip)
+    here.forgive("TrustedHTML")
+
+
 async def test_an_answer_that_breaks_off_says_why_and_keeps_what_has_come(
     scripted: str, backend: ScriptedUpstream, visit: Visiting
 ) -> None:
@@ -246,6 +254,7 @@ async def test_a_tab_that_is_switched_off_catches_up_when_it_is_on_again(
     await here.press("Switch tab off")
     await here.wait_phase("off")
     before = len(here.requests)
+    await here.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     gate.set()
     log = await here.log()
     assert await here.figure("tokens") == "20"
@@ -272,6 +281,24 @@ async def test_two_tabs_read_one_answer(scripted: str, backend: ScriptedUpstream
     assert await there.stream_id() == await here.stream_id()
     assert backend.questions == questions + 1
     assert there.complaints == []
+
+
+async def test_another_question_in_the_second_tab_leaves_the_first_its_answer(
+    scripted: str, backend: ScriptedUpstream, visit: Visiting
+) -> None:
+    gate = asyncio.Event()
+    backend.scripts = [in_two_halves(gate)]
+    here = await visit(scripted)
+    await here.ask("Count.")
+    await saw_half(here)
+    there = await here.second_tab()
+    await saw_half(there)
+    backend.scripts = [[Head(), *spoken(["Bali"]), DONE, End()]]
+    await there.ask("Where?")
+    await there.wait_phase("ended")
+    gate.set()
+    await here.wait_phase("ended")
+    assert await here.text() == "".join(WORDS)
 
 
 async def test_a_page_that_is_reloaded_reads_on(scripted: str, backend: ScriptedUpstream, visit: Visiting) -> None:
@@ -307,7 +334,8 @@ async def test_the_line_for_a_shell_reads_the_same_answer(
 async def test_markdown_is_shown_as_what_it_means(scripted: str, backend: ScriptedUpstream, visit: Visiting) -> None:
     gate = asyncio.Event()
     pieces = ["# Papers\n\nA **pass", "port**:\n1. *new* `a<b`\n", "   - [form](https://example.org/f)\n"]
-    rest = ["\n```html\n<b>\n```\n", "[no](javascript:alert(1)) ![no](https://example.org/x.png) http://example.org/. "]
+    more = "[no](javascript:alert(1)) ![no](https://example.org/x.png) http://example.org/a. "
+    rest = ["\n```html\n<b>\n```\n", more]
     backend.scripts = [[Head(), *spoken(pieces), Gate(gate), *spoken(rest), DONE, End()]]
     here = await visit(scripted)
     await here.ask("Format.")
@@ -322,7 +350,7 @@ async def test_markdown_is_shown_as_what_it_means(scripted: str, backend: Script
     assert await answer.locator("ol > li > ul > li > a").get_attribute("href") == "https://example.org/f"
     assert await answer.locator("pre > code").text_content() == "<b>\n"
     links = await answer.locator("a").evaluate_all("links => links.map(({ href, rel }) => [href, rel])")
-    hrefs = ["https://example.org/f", "https://example.org/x.png", "http://example.org/"]
+    hrefs = ["https://example.org/f", "https://example.org/x.png", "http://example.org/a"]
     assert links == [[href, "noopener noreferrer"] for href in hrefs]
     await expect(answer).to_contain_text("[no](javascript:alert(1))")
     await expect(answer.locator(".seam")).to_have_count(1)
@@ -395,6 +423,7 @@ async def test_another_question_stops_the_one_before(scripted: str, backend: Scr
     await expect(here.page.locator("#answer")).to_have_text("Bali")
     await here.wait_phase("ended")
     await first.wait_closed()
+    assert len(await here.frames()) == (await here.log()).last
 
 
 async def test_where_streaming_is_off_the_answer_comes_by_chat_and_it_says_so(visit: Visiting, tmp_path: Path) -> None:

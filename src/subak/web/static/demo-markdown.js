@@ -12,8 +12,19 @@ const HEADING = /^(#{1,6}) +/;
 const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)]) +/;
-const INLINE =
-  /`([^`\n]+)`|\*\*(?=\S)([^*\n]+)\*\*|\*(?=\S)([^*\n]+)\*|\[([^[\]\n]+)\]\(([^()\s]+)\)|https?:\/\/[^\s<>"'()[\]{}|\\^`*]+/g;
+/** In turn: code, strong, emphasis, a link, a bare address. */
+const INLINE = new RegExp(
+  [
+    /`([^`\n]+)`/,
+    /\*\*(?=\S)([^*\n]+)\*\*/,
+    /\*(?=\S)([^*\n]+)\*/,
+    /\[([^[\]\n]+)\]\(([^()\s]+)\)/,
+    /https?:\/\/[^\s<>"'()[\]{}|\\^`*]+/,
+  ]
+    .map(({ source }) => source)
+    .join("|"),
+  "g",
+);
 
 /** The blocks of a text from one on: where each begins, and what it is. Only the last may still become another. */
 export function blocksOf(text, from) {
@@ -101,8 +112,8 @@ function listNode(lines, text, put) {
       continue;
     }
     const name = /\d/.test(sign) ? "ol" : "ul";
-    while (open.length > 0 && (indent < open.at(-1).indent || (indent === open.at(-1).indent && open.at(-1).name !== name)))
-      open.pop();
+    const isOver = (list) => indent < list.indent || (indent === list.indent && name !== list.name);
+    while (open.length > 0 && isOver(open.at(-1))) open.pop();
     if (open.length === 0 || indent > open.at(-1).indent) {
       const list = element(name);
       if (name === "ol") list.start = Number.parseInt(sign, 10);

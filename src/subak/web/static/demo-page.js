@@ -82,7 +82,8 @@ export class Page {
   }
 
   /** Show where the line broke, in the answer and among the frames. */
-  seam(words) {
+  seam(words, text) {
+    this.#answer.show(text);
     this.#answer.seam(words);
     this.frames.mark(`✂ ${words}`);
   }
@@ -113,8 +114,9 @@ export class Page {
     this.#answer.finish();
     this.#at.answer.setAttribute("aria-busy", "false");
     this.#at.gateway.hidden = gateway === null;
-    if (gateway !== null)
-      this.#at.gateway.textContent = `The gateway’s own figures: first token after ${inMs(gateway.firstTokenLatency)}, ended after ${inSeconds(gateway.duration)}.`;
+    if (gateway === null) return;
+    const [first, end] = [inMs(gateway.firstTokenLatency), inSeconds(gateway.duration)];
+    this.#at.gateway.textContent = `The gateway’s own figures: first token after ${first}, ended after ${end}.`;
   }
 
   /** Ask for an API key, with the words of the refusal beside it. */
@@ -149,9 +151,9 @@ export class Page {
       cursor: cursor === "" ? "–" : cursor.slice(cursor.lastIndexOf(".") + 1),
     };
     for (const [id, value] of Object.entries(shown)) this.#at[id].textContent = value;
-    const down = this.#chart.downMs;
-    this.#at["chart-words"].textContent =
-      tokens === 0 ? "" : `${tokens} ${tokens === 1 ? "token" : "tokens"}${down > 0 ? `; no line for ${inSeconds(down)} of that` : ""}`;
+    const { downMs } = this.#chart;
+    const down = downMs > 0 ? `; no line for ${inSeconds(downMs)} of that` : "";
+    this.#at["chart-words"].textContent = tokens === 0 ? "" : `${tokens} ${tokens === 1 ? "token" : "tokens"}${down}`;
   }
 
   #turnPlain() {
@@ -176,6 +178,6 @@ export class Page {
 }
 
 function inMs(ms) {
-  if (ms === null) return "–";
+  if (ms == null) return "–";
   return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
 }

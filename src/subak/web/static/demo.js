@@ -79,14 +79,15 @@ class Reading {
     this.#stream.stop().catch(() => undefined);
   }
 
-  /** Say no more, and end the answer: another question is asked. */
-  leave() {
+  /** Say no more: another question is asked. The answer ends, unless another tab has asked for it. */
+  leave({ isShared }) {
     const { isOpen } = this;
     const { streamId } = this.#stream;
     this.#isLeft = true;
     this.#stream.close();
+    if (!isOpen || isShared || streamId === "") return;
     const headers = this.#page.credentials();
-    if (isOpen && streamId !== "") fetch(`/v1/streams/${streamId}/stop`, { method: "POST", headers }).catch(() => undefined);
+    fetch(`/v1/streams/${streamId}/stop`, { method: "POST", headers }).catch(() => undefined);
   }
 
   get #seq() {
@@ -103,7 +104,7 @@ class Reading {
       this.#lines += 1;
       return;
     }
-    if (this.#phase === "live") this.#page.seam(this.#lost(seq));
+    if (this.#phase === "live") this.#page.seam(this.#lost(seq), this.#stream.text);
     if (state === "polling") this.#enter("live", words.POLLING);
     else if (this.#line.isOff) this.#enter("off", words.offAfter(seq));
     else if (state === "waiting") this.#wait(seq, status, delayMs);
@@ -176,7 +177,7 @@ function readerOn(page) {
   return {
     ask(asked) {
       if (reading?.isOpen && asked === query) return;
-      reading?.leave();
+      reading?.leave({ isShared: SHARED.test(location.hash) });
       query = asked;
       history.replaceState(null, "", location.pathname);
       read((options) => new SubakStream({ question: { query }, ...options }));

@@ -3,76 +3,117 @@
 import { ask, doAndTell, Refused } from "./ask.js";
 
 const MISSING = 404;
-const FIRST = ["seq", "at_ms", "operation", "outcome", "stream"];
-const PERSONAL = new Set(["personal", "subject", "tenant", "email", "address", "query_hash", "query_commit"]);
+const CONFLICT = 409;
+const POLL_MS = 500;
+const SHOWN_BESIDE = new Set(["v", "op", "time_ms", "mono_ms", "outcome", "stream"]);
+const MINUTES = "2026-01-01T00:00".length;
 
 /** Make the buttons work. */
 export function listenForAudit() {
-  const verifyTold = document.getElementById("verify-told");
-  document.getElementById("verify").addEventListener("click", async () => {
-    await doAndTell(verifyTold, () => routed(ask("POST", "/-/audit/verify", {})), verdict);
-    verifyTold.classList.toggle("good", verifyTold.textContent.startsWith("Whole"));
-    verifyTold.classList.toggle("bad", !verifyTold.textContent.startsWith("Whole"));
+  const button = document.getElementById("verify");
+  button.addEventListener("click", async () => {
+    const told = document.getElementById("verify-told");
+    button.setAttribute("aria-busy", "true");
+    await doAndTell(told, verify, (report) => {
+      told.classList.add(report.ok ? "good" : "bad");
+      return inWords(report);
+    });
+    button.removeAttribute("aria-busy");
   });
+  const results = new Results();
   document.getElementById("search").addEventListener("submit", (event) => {
     event.preventDefault();
-    search(new FormData(event.target));
+    results.begin(new FormData(event.target));
   });
 }
 
-async function search(form) {
-  const wanted = new URLSearchParams();
-  for (const [name, value] of form) if (value !== "") wanted.set(name, isTime(name) ? `${value}Z` : value);
-  const told = document.getElementById("search-told");
-  const found = document.getElementById("found");
-  found.hidden = true;
-  await doAndTell(told, () => routed(ask("GET", `/-/audit/search?${wanted}`)), ({ rows }) => {
-    found.replaceChildren(...(rows.length > 0 ? [tableOf(rows.map(flat))] : []));
-    found.hidden = rows.length === 0;
-    return rows.length === 1 ? "1 row." : `${rows.length} rows.`;
+/** Have the trail verified, or wait for the verification that runs; give the report. */
+async function verify() {
+  const bar = document.getElementById("verify-progress");
+  await routed(ask("POST", "/-/audit/verify", {})).catch((error) => {
+    if (error.status !== CONFLICT) throw error;
   });
+  bar.hidden = false;
+  try {
+    return await finished(bar);
+  } finally {
+    bar.hidden = true;
+  }
+}
+
+async function finished(bar) {
+  for (;;) {
+    const { status, rows, size, report, message } = await ask("GET", "/-/audit/verify");
+    if (status === "done") return report;
+    if (status === "failed") throw new Refused(`It could not be verified: ${message}`, 0);
+    bar.max = size || 1;
+    bar.value = rows;
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+}
+
+function inWords({ ok, origin, size, pruned, sealed, checkpoints, finding_count: count, findings, warnings }) {
+  const scope = `${size - pruned} rows of ${origin}, ${checkpoints} checkpoints, sealed up to row ${sealed}`;
+  const doubts = warnings.map(({ about }) => `\nNote: ${about}.`).join("");
+  if (ok) return `Whole: ${scope}.${doubts}`;
+  const flaws = findings.map(({ about, seq, detail }) => `\nAt ${seq}: ${about}. ${detail}`).join("");
+  return `Not whole, ${count} findings: ${scope}.${flaws}${doubts}`;
+}
+
+/** Rows that were found, a page at a time. */
+class Results {
+  #told = document.getElementById("search-told");
+  #place = document.getElementById("found");
+  #body = document.getElementById("found-rows");
+  #more = document.getElementById("more");
+  #wanted = new URLSearchParams();
+
+  constructor() {
+    this.#more.addEventListener("click", () => this.#read());
+  }
+
+  /** Look for what the form asks for. */
+  async begin(form) {
+    const given = [...form].filter(([, value]) => value !== "");
+    this.#wanted = new URLSearchParams(given.map(([name, value]) => [name, isTime(name) ? inUtc(value) : value]));
+    this.#body.replaceChildren();
+    await this.#read();
+  }
+
+  async #read() {
+    this.#more.hidden = true;
+    await doAndTell(this.#told, () => routed(ask("GET", `/-/audit/search?${this.#wanted}`)), ({ rows, next }) => {
+      this.#body.append(...rows.map(lineOf));
+      this.#more.hidden = next === null;
+      if (next !== null) this.#wanted.set("after", next);
+      const count = this.#body.rows.length;
+      return `${count} ${count === 1 ? "row" : "rows"}${next === null ? "." : ", and there are more."}`;
+    });
+    this.#place.hidden = this.#body.rows.length === 0;
+  }
 }
 
 const isTime = (name) => name === "since" || name === "until";
+
+/** What a field for date and time holds has no seconds where they are 0. */
+const inUtc = (value) => `${value}${value.length === MINUTES ? ":00" : ""}Z`;
 
 /** A gateway without these routes says so in words. */
 async function routed(asked) {
   try {
     return await asked;
   } catch (error) {
-    if (!(error instanceof Refused) || error.status !== MISSING) throw error;
+    if (error.status !== MISSING) throw error;
     throw new Refused("This gateway has no audit routes: use subak audit on its machine.", MISSING);
   }
 }
 
-function verdict({ size, base_size: pruned, sealed_size: sealed, checkpoints, findings, warnings }) {
-  const scope = `${size - pruned} rows, ${checkpoints} checkpoints, sealed up to ${sealed}`;
-  const doubts = warnings.map(({ doubt, seq }) => `\nNote: ${doubt} (${seq}).`).join("");
-  if (findings.length === 0) return `Whole: ${scope}.${doubts}`;
-  const flaws = findings.map(({ flaw, seq, detail }) => `\nAt ${seq}: ${flaw}. ${detail}`).join("");
-  return `Not whole: ${scope}.${flaws}${doubts}`;
-}
-
-/** A row's core fields beside its own columns. */
-function flat({ fields = {}, ...row }) {
-  const shown = Object.entries({ ...row, ...fields }).filter(([name, value]) => !PERSONAL.has(name) && value !== null);
-  return Object.fromEntries(shown.map(([name, value]) => [name, name === "at_ms" ? inUtc(value) : String(value)]));
-}
-
-const inUtc = (ms) => new Date(ms).toISOString().slice(0, 23).replace("T", " ");
-
-function tableOf(rows) {
-  const all = new Set(rows.flatMap(Object.keys));
-  const names = [...FIRST.filter((name) => all.delete(name)), ...all];
-  const table = document.createElement("table");
-  table.append(document.createElement("thead"), document.createElement("tbody"));
-  table.tHead.append(line("th", names.map((name) => name.replaceAll("_", " "))));
-  table.tBodies[0].append(...rows.map((row) => line("td", names.map((name) => row[name] ?? ""))));
-  return table;
-}
-
-function line(kind, texts) {
-  const made = document.createElement("tr");
-  for (const text of texts) made.append(Object.assign(document.createElement(kind), { textContent: text }));
-  return made;
+/** One row: its own columns, and the rest of what was sealed. */
+function lineOf({ seq, time, operation, outcome, stream, core }) {
+  const rest = Object.entries(core).filter(([name]) => !SHOWN_BESIDE.has(name));
+  const about = rest.map(([name, value]) => `${name} ${typeof value === "string" ? value : JSON.stringify(value)}`).join(", ");
+  const line = document.createElement("tr");
+  for (const text of [seq, time.slice(0, 19).replace("T", " "), operation, outcome ?? "–", stream ?? "–", about])
+    line.append(Object.assign(document.createElement("td"), { textContent: text }));
+  return line;
 }

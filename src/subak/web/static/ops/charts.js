@@ -64,7 +64,7 @@ export class Charts {
   /** In the legend while nobody points at the chart, and in a sentence for those who don't see it. */
   #tellNewest() {
     for (const { what, place, plot } of this.#plots) {
-      if (plot.cursor.left < 0 || plot.cursor.left === undefined) plot.setLegend({ idx: plot.data[0].length - 1 });
+      if (plot.cursor.left < 0) requestAnimationFrame(() => plot.setLegend({ idx: plot.data[0].length - 1 })); // once drawn
       const newest = this.#columns[`${what}_p95_ms`]?.at(-1) ?? null;
       const now = newest === null ? "nothing in the last minute" : `p95 ${Math.round(newest)} ms`;
       place.setAttribute("aria-label", `${NAMES[what]}: ${now}, target ${TARGETS[what]} ms`);
@@ -84,8 +84,8 @@ function options(what, width) {
     legend: { live: true, markers: { width: 2 } },
     scales: { y: { range: (_, __, greatest) => [0, Math.max(TARGETS[what] * 1.25, greatest * 1.1)] } },
     axes: [
-      { ...axis, grid: { show: false }, values: clock, space: 70 },
-      { ...axis, size: 54, values: (_, ticks) => ticks.map((tick) => `${tick} ms`) },
+      { ...axis, grid: { show: false }, values: clock, space: 70, size: 34 },
+      { ...axis, size: 62, values: (_, ticks) => ticks.map((tick) => `${tick} ms`) },
     ],
     series: [
       { label: "At", value: (_, at) => (at === null ? "–" : timeOf(at)) },

@@ -1,7 +1,8 @@
 /** Takes over what has changed, every two seconds while somebody can see it; holds still when asked to. */
 
+import { askForText, Refused } from "./ask.js";
+
 const EVERY_MS = 2_000;
-const PATIENCE_MS = 10_000;
 
 export class Freshness {
   #hold = document.getElementById("hold");
@@ -20,8 +21,7 @@ export class Freshness {
     this.#hold.hidden = false;
     this.#hold.addEventListener("click", () => this.#toggle());
     document.addEventListener("visibilitychange", () => this.#again(0));
-    this.#onLook();
-    this.#again(EVERY_MS);
+    this.#again(0);
   }
 
   /** Look now, whatever was planned. */
@@ -33,7 +33,8 @@ export class Freshness {
       this.#tell("");
       await this.#onLook();
     } catch (error) {
-      this.#tell(error instanceof SyntaxError ? error.message : ": no answer since then");
+      if (!(error instanceof Refused)) throw error;
+      this.#tell(`, nothing newer. ${error.message}`);
     } finally {
       this.#isLooking = false;
     }
@@ -53,8 +54,11 @@ export class Freshness {
     clearTimeout(this.#timer);
     if (this.#isHeld || document.hidden) return;
     this.#timer = setTimeout(async () => {
-      await this.look();
-      this.#again(EVERY_MS);
+      try {
+        await this.look();
+      } finally {
+        this.#again(EVERY_MS);
+      }
     }, delayMs);
   }
 
@@ -65,9 +69,7 @@ export class Freshness {
 }
 
 async function fetchPage() {
-  const response = await fetch(location.pathname, { signal: AbortSignal.timeout(PATIENCE_MS) });
-  if (!response.ok) throw new Error(String(response.status));
-  return new DOMParser().parseFromString(await response.text(), "text/html");
+  return new DOMParser().parseFromString(await askForText(location.pathname), "text/html");
 }
 
 /** Put what the fresh page says in place of what stands here. What is being typed stays. */

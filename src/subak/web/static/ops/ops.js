@@ -13,6 +13,7 @@ const charts = new Charts(document.getElementById("charts"));
 const freshness = new Freshness(() => charts.update());
 const refresh = () => freshness.look();
 
+for (const words of document.querySelectorAll(".without-script")) words.hidden = true;
 for (const fieldset of document.querySelectorAll("[data-controls]")) fieldset.disabled = false;
 listenForChanges(refresh);
 listenForAudit();

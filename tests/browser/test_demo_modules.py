@@ -1,4 +1,4 @@
-"""The demo page's own modules in Chromium: how an answer is shown, whatever a model says and however it comes."""
+"""The demo page's own modules in Chromium: how answers and frames are shown, whatever is said and however it comes."""
 
 import random
 from typing import Final
@@ -16,7 +16,9 @@ PIECES: Final = (
     *("https://example.org/a?b=1&c", "[x](https://example.org/x)", "[x](javascript:alert(1))", "<img src=x onerror=y>"),
     *("http://", "https://[", "data:text/html,x", "[x](//example.org)", "</pre>", "&lt;"),
 )
-ALLOWED: Final = frozenset("A BLOCKQUOTE CODE DIV EM H3 H4 HR LI OL P PRE SPAN STRONG UL".split())
+ALLOWED: Final = frozenset(
+    {"A", "BLOCKQUOTE", "CODE", "DIV", "EM", "H3", "H4", "HR", "LI", "OL", "P", "PRE", "SPAN", "STRONG", "UL"}
+)
 SHOW: Final = """
 async (texts) => {
     const { Answer } = await import("/static/demo-answer.js");
@@ -48,6 +50,16 @@ async (texts) => {
 }
 """
 """Shows each text piece by piece, with a seam after some of them, and the whole at once; then to the letter."""
+FRAMES: Final = """
+async (body) => {
+    const { Frames } = await import("/static/demo-frames.js");
+    const root = document.createElement("div");
+    const frames = new Frames(root);
+    for (const character of body) frames.take(character);
+    frames.tear();
+    return [...root.children].map(({ className, textContent }) => [className, textContent]);
+}
+"""
 
 
 async def test_any_text_in_any_pieces_is_shown_as_the_whole_would_be_and_brings_nothing_along(
@@ -83,3 +95,15 @@ async def test_a_long_line_without_an_end_is_shown_in_time(embedded: str, visit:
     here = await visit(embedded)
     shown = await here.page.evaluate(SHOW, [[[trap], []] for trap in traps])
     assert [each["plain"] for each in shown] == traps
+
+
+async def test_frames_are_shown_to_the_letter_and_a_torn_one_struck_out(embedded: str, visit: Visiting) -> None:
+    blocks = [
+        ": ok\nretry: 1840\nid: st_x.1\nevent: message\ndata: {}",
+        'id: st_x.2\nevent: message\ndata: {"type":"token","data":"a \\"b\\" <i>: c","sequence":2}',
+        'event: heartbeat\ndata: {"data":{"timestamp":1}}\n: hb',
+    ]
+    here = await visit(embedded)
+    shown = await here.page.evaluate(FRAMES, "\n\n".join([*blocks, "id: st_x.3\nevent: mess"]))
+    torn = ["frame dropped", "id: st_x.3\nevent: mess\n"]
+    assert shown == [*(["frame", f"{block}\n"] for block in blocks), torn]
