@@ -7,7 +7,17 @@ import msgspec
 
 from subak.core.facts import FlagChanged
 from subak.testing import Body, End, FakeClock, Head, ScriptedUpstream
-from tests.integration.gateway import ANSWER, ONE_LOOP, Running, ask, get, question_url, running
+from tests.integration.gateway import (
+    ANSWER,
+    ONE_LOOP,
+    Running,
+    ask,
+    get,
+    parse_frames,
+    question_url,
+    running,
+    terminal_of,
+)
 
 pytestmark = ONE_LOOP
 
@@ -89,3 +99,15 @@ async def test_it_is_paused_resumed_and_aborted_by_operators() -> None:
         assert percentage(gateway) == 25
         await operate(gateway, "POST", "/-/rollout/abort")
         assert (percentage(gateway), phase(gateway)) == (0, "aborted")
+
+
+async def test_callers_can_not_take_it_back_by_what_they_ask_or_by_leaving() -> None:
+    unanswerable = (Head(422), Body(b"no"), End())
+    async with ScriptedUpstream(unanswerable) as upstream, running(upstream, clock=FakeClock()) as gateway:
+        await operate(gateway, "POST", "/-/rollout/start", PLAN)
+        gateway.pass_time(5)
+        for _ in range(REQUESTS):
+            assert terminal_of(parse_frames((await get(gateway, question_url())).body)) is not None
+        gateway.pass_time(10)
+        assert (percentage(gateway), phase(gateway)) == (5, "running")
+        assert len(upstream.requests) == REQUESTS  # no breaker has opened, nothing was asked twice

@@ -206,7 +206,10 @@ class _ClaimNames:
         self._tenant = _path_of(rules.tenant_claim)
 
     def read(self, payload: Mapping[str, object]) -> Claims:
-        """Give the claims. The id must be there; of the others what isn't bounded, printable text counts as absent.
+        """Give the claims. Of e-mail and role what isn't bounded, printable text counts as absent.
+
+        The id must be there. A tenant may be absent, or empty, which is the same; one that is there and can't be one is
+        refused: its users would be taken for others of the same id.
 
         An e-mail that its issuer calls unverified counts as absent too (OpenID Connect Core §5.1, `email_verified`).
         """
@@ -215,18 +218,26 @@ class _ClaimNames:
             id=self._id(payload),
             email=None if is_unverified else _text(_claim(payload, self._email)),
             role=_text(_claim(payload, self._role)),
-            tenant=_text(_claim(payload, self._tenant)),
+            tenant=self._tenant_of(payload),
         )
 
     def _id(self, payload: Mapping[str, object]) -> str:
         found = next((value for path in self._ids if (value := _claim(payload, path)) is not None), None)
         if found is None:
             raise Unauthenticated(Reason.TOKEN_ID_MISSING)
-        if isinstance(found, int) and not isinstance(found, bool):
-            found = str(found)
-        if not isinstance(found, str) or not is_id(found):
+        caller_id = _id_text(found)
+        if caller_id is None:
             raise Unauthenticated(Reason.TOKEN_ID_MALFORMED)
-        return found
+        return caller_id
+
+    def _tenant_of(self, payload: Mapping[str, object]) -> str | None:
+        found = _claim(payload, self._tenant)
+        if found is None or found == "":
+            return None
+        tenant = _id_text(found)
+        if tenant is None:
+            raise Unauthenticated(Reason.TOKEN_TENANT_MALFORMED)
+        return tenant
 
 
 class _Path(NamedTuple):
@@ -248,6 +259,11 @@ def _claim(payload: Mapping[str, object], path: _Path) -> object:
             return None
         value = value.get(step)
     return value
+
+
+def _id_text(value: object) -> str | None:
+    """Give an id, which may be a whole number; None when it is none."""
+    return _text(str(value) if isinstance(value, int) and not isinstance(value, bool) else value)
 
 
 def _text(value: object) -> str | None:

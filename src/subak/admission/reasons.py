@@ -31,6 +31,7 @@ class Reason(StrEnum):
     TOKEN_NOT_YET_VALID = "token_not_yet_valid"
     TOKEN_ID_MISSING = "token_id_missing"
     TOKEN_ID_MALFORMED = "token_id_malformed"
+    TOKEN_TENANT_MALFORMED = "token_tenant_malformed"
 
     TICKET_UNKNOWN = "ticket_unknown"
     TICKET_IN_USE = "ticket_in_use"

@@ -12,7 +12,9 @@
 
 URLs are written down on the way, so a ticket must be worth little to whoever finds one: after its first use it opens
 nothing but a stream whose id one has to know as well. It stands for the principal that it was issued to, and no longer
-than that principal's own credential. A first use that failed (a refused question) leaves it used: get another one.
+than that principal's own credential. A browser brings it, so one that was issued with an internal key stands for the
+user that the key spoke for, and has none of the key's rights. No ticket is got by a ticket. A first use that failed (a
+refused question) leaves it used: get another one.
 
 Kept in this process, as keyed digests; bounded; what is over is forgotten when the next ticket comes or goes.
 """
@@ -26,7 +28,7 @@ import msgspec
 from subak.admission.reasons import Reason
 from subak.core.clock import Clock
 from subak.core.digests import keyed_digest
-from subak.core.errors import TicketsUsedUp, Unauthenticated
+from subak.core.errors import Forbidden, TicketsUsedUp, Unauthenticated
 from subak.core.principal import Principal
 
 PREFIX: Final = "tk_"
@@ -90,16 +92,20 @@ class Tickets:
 
         Raises:
             Unauthenticated: the caller is anonymous: there is nobody whom it could stand for.
+            Forbidden: an internal key that speaks for nobody.
             TicketsUsedUp: there are as many as may be.
         """
         if principal.is_anonymous:
             raise Unauthenticated(Reason.MISSING_CREDENTIALS)
+        if principal.is_internal and not principal.claims.id:
+            raise Forbidden("An internal key gets tickets for users: name one in x-user-id.")
+        holder = msgspec.structs.replace(principal, is_internal=False)
         now = self._sweep()
         first_use_s = self._rules.first_use_s
         if len(self) >= self._rules.max_tickets:
             raise TicketsUsedUp("Too many tickets are open. Try again later.", retry_after_s=max(1, int(first_use_s)))
         ticket = PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
-        self._unused[self._digest(ticket)] = _Unused(principal, now + first_use_s, is_in_use=False)
+        self._unused[self._digest(ticket)] = _Unused(holder, now + first_use_s, is_in_use=False)
         return Issued(ticket, int(first_use_s))
 
     def redeem(self, ticket: str, cursor_stream_id: str | None) -> Redeemed:

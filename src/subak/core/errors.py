@@ -63,6 +63,11 @@ _RETRYABLE = frozenset(
 )
 
 
+QUESTION_REFUSED = frozenset({"status_400", "status_413", "status_414", "status_422"})
+"""Reasons of an `UpstreamError` that speak of the question, not of who was asked: the next question may be answered.
+Whoever can make an upstream say so must not be able to make it look broken."""
+
+
 class SubakError(Exception):
     """Root of the tree. `code` is stable and for machines, `http_status` is what it is before the first byte.
 

@@ -10,7 +10,7 @@ import msgspec
 
 from subak.core.errors import InvalidField, RequestError
 from subak.core.rollout import NOTHING_SET, FileRule, Overrides, checked, share_of
-from subak.core.rollout_plan import CRITERIA, MAX_STEPS, Phase, Rollout, as_percentage, is_ascending
+from subak.core.rollout_plan import CRITERIA, MAX_HOLD_S, MAX_STEPS, Phase, Rollout, as_percentage, is_ascending
 
 
 class RolloutConflict(RequestError):
@@ -100,8 +100,8 @@ def _check_plan(plan: Rollout) -> None:
         raise InvalidField("$.steps", f"at most {MAX_STEPS} ascending percentages, such as 5,25,50,100")
     for step in plan.steps:
         share_of(step, "$.steps")
-    if plan.hold_s < 0 or plan.min_requests < 1:
-        raise InvalidField("$.hold_s", "a time, and at least one request a step")
+    if not 0 <= plan.hold_s <= MAX_HOLD_S or plan.min_requests < 1:
+        raise InvalidField("$.hold_s", "a time of a year at most, and at least one request a step")
     for criterion in CRITERIA:
         good, bad = plan.bounds_of(criterion)
         if bad is not None and criterion.is_past(good, bad):

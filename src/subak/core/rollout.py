@@ -113,9 +113,16 @@ def checked(overrides: Overrides) -> Overrides:
         overrides,
         allow=_normal_entries(overrides.allow, "$.allow"),
         deny=_normal_entries(overrides.deny, "$.deny"),
-        not_before=overrides.not_before and overrides.not_before.astimezone(UTC),
-        not_after=overrides.not_after and overrides.not_after.astimezone(UTC),
+        not_before=_in_utc(overrides.not_before, "$.not_before"),
+        not_after=_in_utc(overrides.not_after, "$.not_after"),
     )
+
+
+def _in_utc(time: datetime | None, path: str) -> datetime | None:
+    try:
+        return time and time.astimezone(UTC)
+    except OverflowError:
+        raise InvalidField(path, "a time that lies in the years 1 to 9999 in UTC too") from None
 
 
 def share_of(percentage: float, path: str = "$.percentage") -> int:

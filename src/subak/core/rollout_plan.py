@@ -16,7 +16,7 @@ requests decide nothing. Any of them broken rolls back; a step is passed when al
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated, Final, Literal, Protocol
@@ -25,6 +25,7 @@ import msgspec
 
 WINDOWS_S: Final = (60.0, 900.0)
 MAX_STEPS: Final = 20
+MAX_HOLD_S: Final = 31_536_000.0
 
 
 class RolloutTotals(msgspec.Struct, frozen=True):
@@ -267,7 +268,7 @@ def advance(rollout: Rollout, verdict: Verdict, now: datetime) -> Rollout:
         return rollout
     if verdict.outcome is Outcome.BAD:
         return _taken_back(rollout, verdict.why, now)
-    has_held = now - rollout.step_since >= timedelta(seconds=rollout.hold_s)
+    has_held = (now - rollout.step_since).total_seconds() >= rollout.hold_s
     if rollout.phase is not Phase.RUNNING or verdict.outcome is not Outcome.GOOD or not has_held:
         return rollout
     return _passed(rollout, now)

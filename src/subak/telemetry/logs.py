@@ -74,14 +74,14 @@ def make_logger(sink: Sink, *, level: str, form: Literal["json", "pretty"]) -> s
         else structlog.dev.ConsoleRenderer(colors=True)
     )
     logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-        structlog.PrintLogger(sink),  # type: ignore[arg-type]  # it only ever calls write and flush
+        structlog.WriteLogger(sink),  # type: ignore[arg-type]  # it only ever calls write, once a line, and flush
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-    )
+    ).bind()  # once, here: what is not bound yet binds itself anew for each line, and for each look at the level
     return logger
 
 

@@ -8,6 +8,7 @@ import structlog
 
 from subak.core.digests import digest_name
 from subak.core.facts import (
+    AnchorFailed,
     AuditKeysMade,
     AuditTroubled,
     ClientReported,
@@ -28,6 +29,7 @@ from subak.core.facts import (
 )
 from subak.telemetry.logs import LEVELS
 
+_UNSHOWN: Final = frozenset({type(None), Person, FlagValues})
 UNSAID: Final = 0
 """Below every level: told for its numbers, and no line."""
 
@@ -39,28 +41,32 @@ class LogObserver:
         """`secret` keys the digests: the same stream has the same name in all lines of one state directory."""
         self._logger = logger
         self._secret = secret
+        self._names: dict[type[Fact], str] = {}
 
     def notify(self, fact: Fact) -> None:
         """Write the line: starts, ends, refusals and resumes at `info`, what is as expected of a reader at `debug`."""
         level = _level(fact)
         if not self._logger.is_enabled_for(level):
             return
-        fields = {name: value for name, value in msgspec.structs.asdict(fact).items() if _is_shown(value)}
+        fields = {name: value for name, value in msgspec.structs.asdict(fact).items() if type(value) not in _UNSHOWN}
         stream_id = fields.pop("stream_id", None)
         if stream_id is not None:
             fields = {"stream": digest_name(self._secret, "stream", stream_id)} | fields
-        self._logger.log(level, _event_name(fact), **fields)
+        self._logger.log(level, self._name_of(type(fact)), **fields)
 
-
-def _is_shown(value: object) -> bool:
-    return value is not None and not isinstance(value, Person | FlagValues)
+    def _name_of(self, kind: type[Fact]) -> str:
+        """Give `stream_opened` for `StreamOpened`; there are as many as there are kinds of facts."""
+        name = self._names.get(kind)
+        if name is None:
+            name = self._names[kind] = _event_name(kind)
+        return name
 
 
 def _level(fact: Fact) -> int:
     match fact:
         case TokensTimed():
             return UNSAID
-        case AuditTroubled() | Crashed() | DescriptorsExhausted() | FlagsRefused():
+        case AnchorFailed() | AuditTroubled() | Crashed() | DescriptorsExhausted() | FlagsRefused():
             return LEVELS["error"]
         case ReaderAttached(is_resume=False) | ReaderLeft(departure="completed") | ClientReported():
             return LEVELS["debug"]
@@ -74,7 +80,5 @@ def _level(fact: Fact) -> int:
             return LEVELS["info"]
 
 
-def _event_name(fact: Fact) -> str:
-    """Give `stream_opened` for `StreamOpened`."""
-    name = type(fact).__name__
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+def _event_name(kind: type[Fact]) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in kind.__name__).lstrip("_")

@@ -12,7 +12,7 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from subak.core.errors import ErrorCode, RateLimited
+from subak.core.errors import QUESTION_REFUSED, ErrorCode, RateLimited
 from subak.core.events import FinishReason
 from subak.core.facts import ChatAnswered, ClientReported, Refused, StreamEnded
 from subak.core.histogram import Histogram
@@ -22,6 +22,9 @@ SLICES_A_MINUTE: Final = 6
 MINUTES: Final = 15
 FAILURES: Final = frozenset(ErrorCode)
 DELIVERED_WHOLE: Final = frozenset({FinishReason.STOP, FinishReason.LENGTH, FinishReason.CONTENT_FILTER})
+LEFT: Final = frozenset({FinishReason.CANCELLED, FinishReason.ABANDONED})
+PATIENCE_MS: Final = 5_000.0
+"""Who leaves sooner without a token was in a hurry; who waited longer was kept waiting."""
 DRAINING: Final = "draining"
 ASKED_AT: Final = frozenset({"/api/v2/bali-zero/chat-stream", "/v1/streams"})
 """The routes at which a refusal means that there is no stream."""
@@ -83,7 +86,9 @@ class Labels(Generic[_K]):
 class StreamTally:
     """Streams of one route and arm that have ended. Times in microseconds.
 
-    `delivered`: those of which a first event reached a reader, or a whole answer was there to be read.
+    `delivered`: those of which a token reached a reader, or a whole answer was there to be read. Set aside are
+    `refused_questions`, which the upstream wouldn't answer, and `left_early`, whose caller left within `PATIENCE_MS`
+    without a token: anybody can make as many of either as they like, so they say nothing about how well we do.
     """
 
     __slots__ = (
@@ -92,8 +97,10 @@ class StreamTally:
         "first_token",
         "gateway_share",
         "inter_token",
+        "left_early",
         "opened",
         "outcomes",
+        "refused_questions",
         "size_bytes",
         "tokens",
         "tokens_unread",
@@ -103,6 +110,8 @@ class StreamTally:
         self.opened = 0
         self.outcomes: Counter[str] = Counter()
         self.delivered = 0
+        self.refused_questions = 0
+        self.left_early = 0
         self.tokens = 0
         self.tokens_unread = 0
         self.size_bytes = 0
@@ -117,14 +126,22 @@ class StreamTally:
         return self.outcomes.total()
 
     @property
+    def judged(self) -> int:
+        """How many of them say how well we do."""
+        return self.ended - self.refused_questions - self.left_early
+
+    @property
     def failed(self) -> int:
-        """How many of them broke."""
-        return sum(count for outcome, count in self.outcomes.items() if outcome in FAILURES)
+        """How many of those broke."""
+        return sum(count for outcome, count in self.outcomes.items() if outcome in FAILURES) - self.refused_questions
 
     def count(self, ended: StreamEnded) -> None:
         """Count a stream that has ended."""
         self.outcomes[ended.outcome] += 1
-        self.delivered += ended.outcome in DELIVERED_WHOLE or ended.tokens > ended.tokens_unread
+        is_delivered = ended.outcome in DELIVERED_WHOLE or ended.tokens > ended.tokens_unread
+        self.delivered += is_delivered
+        self.refused_questions += ended.reason in QUESTION_REFUSED
+        self.left_early += not is_delivered and _has_left_early(ended)
         self.tokens += ended.tokens
         self.tokens_unread += ended.tokens_unread
         self.size_bytes += ended.size_bytes
@@ -139,6 +156,8 @@ class StreamTally:
         self.opened += other.opened
         self.outcomes.update(other.outcomes)
         self.delivered += other.delivered
+        self.refused_questions += other.refused_questions
+        self.left_early += other.left_early
         self.tokens += other.tokens
         self.tokens_unread += other.tokens_unread
         self.size_bytes += other.size_bytes
@@ -152,6 +171,8 @@ class StreamTally:
         self.opened -= other.opened
         self.outcomes -= other.outcomes
         self.delivered -= other.delivered
+        self.refused_questions -= other.refused_questions
+        self.left_early -= other.left_early
         self.tokens -= other.tokens
         self.tokens_unread -= other.tokens_unread
         self.size_bytes -= other.size_bytes
@@ -164,6 +185,12 @@ class StreamTally:
     def is_empty(self) -> bool:
         """Whether it counts nothing."""
         return not (self.opened or self.outcomes or self.inter_token.counts)
+
+
+def _has_left_early(ended: StreamEnded) -> bool:
+    """Whether the caller went, or said stop, before anybody could call it slow; with grace the answer ran on."""
+    waited_ms = ended.duration_ms if ended.first_token_ms is None else ended.first_token_ms
+    return ended.outcome in LEFT and waited_ms < PATIENCE_MS
 
 
 class ReportTally:
@@ -384,7 +411,7 @@ class Tallies:
 
 def requests_and_errors(tally: Tally, streams: StreamTally) -> tuple[int, int]:
     """Give how many requests came to something, and how many of them to a failure of ours or of the upstream."""
-    return streams.ended + tally.failed_refusals, streams.failed + tally.failed_refusals
+    return streams.judged + tally.failed_refusals, streams.failed + tally.failed_refusals
 
 
 def refusal_kind(refused: Refused) -> RefusalKind:

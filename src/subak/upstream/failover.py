@@ -17,7 +17,7 @@ import msgspec
 
 from subak.core.breaker import Breaker, BreakerPolicy, BreakerState, RetryBudget
 from subak.core.clock import Clock
-from subak.core.errors import ErrorCode, UpstreamError, UpstreamUnavailable
+from subak.core.errors import QUESTION_REFUSED, ErrorCode, UpstreamError, UpstreamUnavailable
 from subak.core.events import Ending, Event, Failed, UpstreamSink
 from subak.core.question import Question
 from subak.upstream.base import Exchange, Upstream
@@ -172,7 +172,7 @@ class _Attempt:
         """Pass on what came; swallow a failure before the first event when somebody else may be asked."""
         if self._is_over:
             return
-        if events and not self._has_begun:
+        if not self._has_begun and events:
             self._has_begun = True
             self._breaker.succeeded()
         if ending is None:
@@ -223,7 +223,7 @@ class _Attempt:
         try:
             exchange = await candidate.upstream.open(self._question, self)
         except UpstreamError as error:
-            self._judge(error.error_code)
+            self._judge(error.error_code, error.reason)
             raise
         except BaseException:
             candidate.breaker.gave_up()
@@ -243,17 +243,17 @@ class _Attempt:
         if not isinstance(ending, Failed):
             self._breaker.succeeded()
             return False
-        self._judge(ending.code)
+        self._judge(ending.code, ending.reason)
         return not self._has_begun and self._may_ask_again(ending.code, ending.reason)
 
-    def _judge(self, code: ErrorCode) -> None:
-        if code in _SPEAKS_AGAINST:
+    def _judge(self, code: ErrorCode, reason: str) -> None:
+        if code in _SPEAKS_AGAINST and reason not in QUESTION_REFUSED:
             self._breaker.failed(self._owner.now())
         else:
             self._breaker.gave_up()
 
     def _may_ask_again(self, code: ErrorCode, reason: str) -> bool:
-        if code not in _SPEAKS_AGAINST or len(self._tried) >= MAX_ASKED:
+        if code not in _SPEAKS_AGAINST or reason in QUESTION_REFUSED or len(self._tried) >= MAX_ASKED:
             return False
         following = self._owner.choose(self._tried)
         if following is None or (following in self._tried and reason not in _BEFORE_THE_FIRST_BYTE):

@@ -25,6 +25,7 @@ from subak.core.facts import AdminActed, Observer
 from subak.core.principal import Caller, Principal
 from subak.core.quota import QuotaPolicy
 from subak.web.connection import connection_of
+from subak.web.cors import is_own_origin
 from subak.web.outcome import CALLER, Handler, add_extra_headers, outcome_of, person_of, route_name
 
 WRONG_TOKENS: Final = QuotaPolicy("admin_login", 10, 60.0)
@@ -181,7 +182,16 @@ def _digest(text: str) -> bytes:
 
 
 def _check_origin(request: web.Request) -> None:
-    if request.headers.get("Sec-Fetch-Site", "none") not in _OWN_SITE:
+    if not _is_of_own_site(request):
         raise Forbidden("Changes are made from this listener's own pages, or by a program.")
     if request.body_exists and request.content_type != "application/json":
         raise NotAcceptable("Send changes as application/json.")
+
+
+def _is_of_own_site(request: web.Request) -> bool:
+    """Whether no foreign page sent this: by `Sec-Fetch-Site` (HTTPS and loopback only), or `Origin`."""
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site in _OWN_SITE
+    origin = request.headers.get("Origin")
+    return origin is None or is_own_origin(request, origin)

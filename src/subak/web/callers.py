@@ -1,6 +1,6 @@
 """Who makes a request: its address and its credentials, gathered for the gate."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from aiohttp import web
 
@@ -14,8 +14,10 @@ from subak.web.cors import Cors, is_own_origin
 from subak.web.outcome import CALLER
 from subak.web.sign_ins import SignIns
 
-TICKET = "ticket"
+TICKET: Final = "ticket"
 """The query parameter in which a native EventSource, which can send no header, brings its ticket."""
+TICKET_USED: Final = web.RequestKey("ticket_used", str)
+"""The ticket by which a request's caller is known."""
 
 
 class CallerRules(NamedTuple):
@@ -51,6 +53,7 @@ class Callers:
         ticket = request.query.get(TICKET)
         if ticket is not None and credentials.is_empty:
             caller = Caller(self.tickets.redeem(ticket, cursor_stream_id).principal, found.address)
+            request[TICKET_USED] = ticket
         else:
             caller = await self.gate.identify(credentials, found.address)
             if caller.principal.is_anonymous and not credentials.is_empty:

@@ -78,17 +78,17 @@ class ChatRoute:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request, and tell how long that took; nothing is told of one whose caller left."""
         await self._admit(request)
-        began_at = self._clock.monotonic()
+        connection = connection_of(request)
         try:
             response = await self.backend.handle(request)
         except SubakError as error:
-            self._tell(error.http_status, began_at)
+            self._tell(error.http_status, connection.asked_at)
             raise
-        self._tell(response.status, began_at)
+        self._tell(response.status, connection.asked_at)
         return response
 
-    def _tell(self, status: int, began_at: float) -> None:
-        duration_ms = round((self._clock.monotonic() - began_at) * 1000, 3)
+    def _tell(self, status: int, asked_at: float) -> None:
+        duration_ms = round((self._clock.monotonic() - asked_at) * 1000, 3)
         self._observer.notify(ChatAnswered(status, duration_ms))
 
 
@@ -145,11 +145,12 @@ class ProxiedChat:
             connection.writer = None
 
     async def _ask(self, request: web.Request) -> aiohttp.ClientResponse:
+        connection = connection_of(request)
         query = request.rel_url.raw_query_string
         url = URL(f"{self._url}?{query}" if query else self._url, encoded=True)
         try:
             async with asyncio.timeout(None) as wait:
-                body = await self._body_of(request, partial(self._await_answer, wait))
+                body = await self._body_of(request, partial(self._await_answer, wait, connection))
                 return await self._session.post(
                     url, data=body, headers=self._headers_for(request), allow_redirects=False
                 )
@@ -157,11 +158,13 @@ class ProxiedChat:
             raise UpstreamError(ErrorCode.UPSTREAM_TIMEOUT, "chat_timeout") from None
         except aiohttp.ClientError as error:
             if isinstance(broken := request.content.exception(), SubakError):  # it was the caller's body that failed
+                connection.body_complete()
                 raise broken from None
             raise UpstreamError(ErrorCode.UPSTREAM_ERROR, "chat_failed") from error
 
-    def _await_answer(self, wait: asyncio.Timeout) -> None:
+    def _await_answer(self, wait: asyncio.Timeout, connection: Connection) -> None:
         """The request is sent: from now on the backend's first byte is waited for, however long the upload took."""
+        connection.body_complete()
         wait.reschedule(asyncio.get_running_loop().time() + self._first_byte_timeout_s)
 
     async def _body_of(self, request: web.Request, on_sent: Callable[[], None]) -> AsyncIterator[bytes] | bytes | None:

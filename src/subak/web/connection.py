@@ -139,7 +139,7 @@ class Connection(RequestHandler):
         "_head_bytes",
         "_is_refused",
         "_phase",
-        "head_at",
+        "asked_at",
         "writer",
     )
 
@@ -165,8 +165,8 @@ class Connection(RequestHandler):
         self._dropped_bytes = 0
         self._gone = asyncio.Event()
         self.writer: Writer | None = None
-        self.head_at = 0.0
-        """When the head of the request under way had come, in monotonic seconds."""
+        self.asked_at = 0.0
+        """When the request under way had come, in monotonic seconds: its head, or its body once that was read."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection and bound what may wait in buffers; with the house full, say so and close."""
@@ -212,7 +212,7 @@ class Connection(RequestHandler):
             web.HTTPException: its version isn't 1.x, its headers are too large, or it is ambiguous.
         """
         self._phase = _Phase.BUSY
-        self.head_at = self._door.clock.monotonic()
+        self.asked_at = self._door.clock.monotonic()
         self._body = request.content
         self._body_bytes = 0
         self._has_parsed = False
@@ -230,6 +230,11 @@ class Connection(RequestHandler):
         finally:
             self._phase = _Phase.BUSY
             self._door.deadlines.forget(self)
+            self.body_complete()
+
+    def body_complete(self) -> None:
+        """A request's body has been read, or is given up: what comes from now on isn't the caller's time."""
+        self.asked_at = self._door.clock.monotonic()
 
     def answer_sent(self) -> None:
         """Its handler is done."""

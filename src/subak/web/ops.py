@@ -61,7 +61,7 @@ class FlagRoutes:
 
     async def put(self, request: web.Request) -> web.Response:
         """Put these overrides in place of a flag's."""
-        wanted = await _read(request, Overrides)
+        wanted = await read_struct(request, Overrides)
         return json_response(self._flags.override(request.match_info["key"], wanted, actor=actor_of(request)))
 
     async def history(self, request: web.Request) -> web.Response:
@@ -75,7 +75,7 @@ class FlagRoutes:
 
     async def start(self, request: web.Request) -> web.Response:
         """Begin a gradual rollout."""
-        wanted = await _read(request, StartIn)
+        wanted = await read_struct(request, StartIn)
         return self._change(request, partial(started, plan=wanted.plan(self._flags.now()), allow=wanted.allow))
 
     async def step(self, step: Callable[..., FlagDocument], request: web.Request) -> web.Response:
@@ -170,7 +170,7 @@ def auth_events_route(observer: Observer, check: Callable[[], None]) -> AdminRou
     """
 
     async def report(request: web.Request) -> web.Response:
-        event = await _read(request, AuthEventIn)
+        event = await read_struct(request, AuthEventIn)
         for name, text in (("user_id", event.user_id), ("tenant", event.tenant), ("email", event.email)):
             if text is not None and not is_id(text):
                 raise InvalidField(f"$.{name}", f"at most {MAX_CLAIM_CHARS} printable characters, no blank at the ends")
@@ -182,12 +182,27 @@ def auth_events_route(observer: Observer, check: Callable[[], None]) -> AdminRou
     return AdminRoute("POST", "/-/audit/auth-events", report, Role.SERVICE)
 
 
-async def _read(request: web.Request, kind: type[_T]) -> _T:
-    body = await read_body(request, MAX_BODY_BYTES)
+async def read_struct(request: web.Request, kind: type[_T], max_bytes: int = MAX_BODY_BYTES) -> _T:
+    """Read a JSON body of this kind.
+
+    Raises:
+        InvalidField, RequestError, TooLarge, TooSlow: as their names say.
+    """
+    body = await read_body(request, max_bytes)
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         path = str(error).partition(" - at `")[2].rstrip("`") or "$"
-        raise InvalidField(path, str(error).partition(" - at")[0].removeprefix("Expected ")) from None
+        raise InvalidField(path, _wanted(str(error).partition(" - at")[0])) from None
     except NOT_JSON:
         raise RequestError("The body is not valid JSON.") from None
+
+
+def _wanted(message: str) -> str:
+    """Give what msgspec wanted instead, in words that complete "expected …" and repeat nothing of what came."""
+    verb, _, wanted = message.partition(" ")
+    if verb == "Expected":
+        return wanted
+    if message.startswith("Object missing"):
+        return f"a member {message.rpartition(' ')[2]}"
+    return "no member of another name" if message.startswith("Object contains") else "a value that it can have"

@@ -28,8 +28,9 @@ def problem_response(request: web.BaseRequest, error: SubakError, *, speaks_seed
     headers = dict(error.headers)
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
-    if isinstance(error, FlagDisabled) and "Origin" in request.headers:
-        error.members["origin"] = request.headers["Origin"]  # the only thing that we ever echo
+    origin = request.headers.get("Origin")
+    if isinstance(error, FlagDisabled) and origin is not None and origin.isascii():
+        error.members["origin"] = origin  # the only thing that we ever echo
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = challenge_of(error.reason)
     wants_problem = PROBLEM_TYPE in request.headers.get("Accept", "")

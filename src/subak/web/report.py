@@ -15,7 +15,7 @@ from subak.core.json_errors import NOT_JSON
 from subak.relay.hub import Hub
 from subak.web.ask import read_body
 from subak.web.callers import Callers
-from subak.web.streams import stream_id_of
+from subak.web.streams import bind_ticket, cursor_of, stream_id_of
 
 MAX_BODY_BYTES: Final = 1024
 MAX_MS: Final = 86_400_000
@@ -53,9 +53,10 @@ class ReportRoute:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request: 204."""
         stream_id = stream_id_of(request)
-        caller = await self._callers.identify(request)
+        caller = await self._callers.identify(request, stream_id if cursor_of(request) else None)
         await self._callers.gate.admit_resume(caller)
         await self._hub.check_use(stream_id, caller.principal)
+        bind_ticket(request, self._callers, stream_id)
         report = await _report_of(request)
         self._hub.observer.notify(ClientReported(stream_id, **msgspec.structs.asdict(report)))
         return web.Response(status=204, headers={"Cache-Control": "no-store"})

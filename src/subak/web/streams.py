@@ -14,6 +14,7 @@ from aiohttp import web
 from subak.admission.auth import AuthRules, cut_at
 from subak.admission.gate import Gate
 from subak.admission.identity import IdentityPolicy, identified
+from subak.admission.reasons import Reason
 from subak.core.cursor import Cursor, is_stream_id
 from subak.core.digests import keyed_digest
 from subak.core.errors import (
@@ -21,6 +22,7 @@ from subak.core.errors import (
     QuestionTooLong,
     RequestError,
     StreamNotFound,
+    Unauthenticated,
     UrlTooLong,
 )
 from subak.core.lifecycle import OnDisconnect
@@ -30,7 +32,7 @@ from subak.relay.hub import Hub, Opened
 from subak.relay.publisher import Origin
 from subak.replay.base import IdempotencyKey
 from subak.web.ask import LABEL, InputBounds, on_disconnect_of, question_from_body, question_from_url
-from subak.web.callers import TICKET, Callers
+from subak.web.callers import TICKET_USED, Callers
 from subak.web.connection import connection_of
 from subak.web.outcome import EXTRA_HEADERS, person_of
 from subak.web.problems import json_response
@@ -106,26 +108,29 @@ class StreamRoutes:
         opened = await self._open(call, await question_from_body(request, self._rules.bounds))
         if "text/event-stream" in request.headers.get("Accept", ""):
             return await self._send_opened(call, opened)
-        self._bind_ticket(call, opened.stream_id)
+        bind_ticket(call.request, self._callers, opened.stream_id)
         return json_response(_links(opened.stream_id), status=201, headers=_opened_headers(call, opened))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/streams/{id}/events: replay from a cursor, then live."""
         call = await self._enter(request, "GET events")
-        stream_id = stream_id_of(request)
-        if call.cursor is not None and call.cursor.stream_id != stream_id:
-            raise MalformedCursor("The cursor belongs to another stream than the path names.")
-        return await self._send(call, stream_id)
+        return await self._send(call, stream_id_of(request))
 
     async def state(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/streams/{id}: status and text so far, for polling and after a 410."""
         call = await self._enter(request, "GET stream")
-        return json_response(await self._hub.state(stream_id_of(request), call.caller.principal))
+        stream_id = stream_id_of(request)
+        state = await self._hub.state(stream_id, call.caller.principal)
+        bind_ticket(request, self._callers, stream_id)
+        return json_response(state)
 
     async def stop(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/streams/{id}/stop and DELETE /v1/streams/{id}: end the answer, keep what came."""
         call = await self._enter(request, "POST stop")
-        return json_response(await self._hub.stop(stream_id_of(request), call.caller.principal))
+        stream_id = stream_id_of(request)
+        result = await self._hub.stop(stream_id, call.caller.principal)
+        bind_ticket(request, self._callers, stream_id)
+        return json_response(result)
 
     async def features(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/features: whether this caller could stream now; costs nothing."""
@@ -135,6 +140,8 @@ class StreamRoutes:
     async def ticket(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/tickets: what a native EventSource, which can send no header, proves itself with."""
         call = await self._enter(request, "POST tickets")
+        if TICKET_USED in request:
+            raise Unauthenticated(Reason.MISSING_CREDENTIALS)
         _note(request, await self._gate.admit_resume(call.caller))
         issued = self._callers.tickets.issue(call.caller.principal)
         return json_response({"ticket": issued.ticket, "expires_in": issued.expires_in_s}, status=201)
@@ -175,7 +182,7 @@ class StreamRoutes:
             opened = await self._hub.open(
                 question,
                 call.caller.principal,
-                Origin(call.connection_id, call.route, admitted.arm, who, connection_of(call.request).head_at),
+                Origin(call.connection_id, call.route, admitted.arm, who, connection_of(call.request).asked_at),
                 on_disconnect=on_disconnect,
                 key=key,
                 likeness=likeness,
@@ -218,7 +225,7 @@ class StreamRoutes:
         attachment = await self._hub.attach(
             opened.stream_id, None, principal, connection_id=call.connection_id, expires_at=self._expiry_of(call)
         )
-        self._bind_ticket(call, opened.stream_id)
+        bind_ticket(call.request, self._callers, opened.stream_id)
         return await send_attachment(call.request, attachment, _opened_headers(call, opened))
 
     async def _send(self, call: _Call, stream_id: str) -> web.StreamResponse:
@@ -231,7 +238,7 @@ class StreamRoutes:
             takes_snapshot=call.request.query.get("on_gap") == "snapshot",
             expires_at=self._expiry_of(call),
         )
-        self._bind_ticket(call, stream_id)
+        bind_ticket(call.request, self._callers, stream_id)
         headers = _stream_headers(call, stream_id)
         if call.cursor is not None:
             headers["Subak-Resumed-From"] = str(call.cursor)
@@ -242,11 +249,6 @@ class StreamRoutes:
         cut = cut_at(call.caller.principal, self._rules.auth)
         clock = self._hub.clock
         return None if cut is None else clock.monotonic() + cut - clock.time_ms() / 1000
-
-    def _bind_ticket(self, call: _Call, stream_id: str) -> None:
-        ticket = call.request.query.get(TICKET)
-        if ticket is not None:
-            self._callers.tickets.bind(ticket, stream_id)
 
 
 def cursor_of(request: web.BaseRequest) -> Cursor | None:
@@ -264,11 +266,22 @@ def stream_id_of(request: web.Request) -> str:
 
     Raises:
         StreamNotFound: the path's part isn't a stream id.
+        MalformedCursor: the request has a cursor, which isn't one of this stream. A ticket is judged by its cursor.
     """
     stream_id = request.match_info["stream_id"]
     if not is_stream_id(stream_id):
         raise StreamNotFound("There is no such stream.")
+    cursor = cursor_of(request)
+    if cursor is not None and cursor.stream_id != stream_id:
+        raise MalformedCursor("The cursor belongs to another stream than the path names.")
     return stream_id
+
+
+def bind_ticket(request: web.Request, callers: Callers, stream_id: str) -> None:
+    """Tie the ticket by which the caller is known, if it is by one, to the stream that it was used for."""
+    ticket = request.get(TICKET_USED)
+    if ticket is not None:
+        callers.tickets.bind(ticket, stream_id)
 
 
 def _connection_id_of(request: web.BaseRequest) -> str:

@@ -147,6 +147,28 @@ def test_a_stream_delivered_when_somebody_got_a_first_event_or_could_have_got_th
     assert tally.tokens_unread == 5
 
 
+def test_what_callers_can_bring_about_at_will_is_set_aside() -> None:
+    tally = StreamTally()
+    for set_aside in (
+        ended(outcome="upstream_error", reason="status_422", tokens=0, first_token_ms=None),
+        ended(outcome="abandoned", tokens=3, tokens_unread=3, first_token_ms=4_999),
+        ended(outcome="cancelled", tokens=0, first_token_ms=None, duration_ms=4_999),
+    ):
+        tally.count(set_aside)
+    assert (tally.ended, tally.judged, tally.failed, tally.delivered) == (3, 0, 0, 0)
+    for judged in (
+        ended(outcome="upstream_error", reason="status_500", tokens=0, first_token_ms=None),
+        ended(outcome="abandoned", tokens=3, tokens_unread=3, first_token_ms=5_000),
+        ended(outcome="cancelled", tokens=0, first_token_ms=None, duration_ms=5_000),
+    ):
+        tally.count(judged)
+    assert (tally.judged, tally.failed, tally.delivered) == (3, 1, 0)
+    other = StreamTally()
+    other.merge(tally)
+    other.take_away(tally)
+    assert (other.judged, other.refused_questions, other.left_early) == (0, 0, 0)
+
+
 def test_only_failures_of_ours_and_of_the_upstream_count_as_failed_questions() -> None:
     def is_failure(route: str, status: int, code: str) -> bool:
         return RefusalKind(route, "POST", status, code, "").is_failure
