@@ -18,6 +18,8 @@ class Check(StrEnum):
     CLOCK_SKEW = "clock.skew"
     SETTINGS = "settings"
     STREAMING = "features.sse_streaming"
+    TRUSTED_PROXIES = "http.trusted_proxies"
+    CREDENTIALS = "auth"
     OPEN_FILES = "open_files"
     STATE_DIR = "state_dir"
     STATE_KEY = "state_dir.key"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from multidict import CIMultiDict
@@ -9,7 +10,8 @@ from multidict import CIMultiDict
 from subak.doctor.findings import Check, Status
 from subak.doctor.line import Heard, advice_for, judge_gateway, judge_line
 from subak.doctor.reach import judge_date, judge_health
-from subak.doctor.wiring import is_loopback, judge_method, judge_scheme
+from subak.doctor.wiring import is_loopback, judge_callers, judge_method, judge_scheme
+from subak.settings import load
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -192,3 +194,22 @@ def test_questions_in_urls_are_a_warning(method: str, status: Status) -> None:
     finding = judge_method(method)
     assert finding.status is status
     assert ("access log" in finding.detail) is (status is Status.WARNING)
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
+def test_proxies_that_are_everybody_are_a_failure(network: str, tmp_path: Path) -> None:
+    settings = load(
+        {"SUBAK_HTTP__TRUSTED_PROXIES": f"10.0.0.0/8,{network}", "SUBAK_STATE_DIR": str(tmp_path)}, None, {}
+    )
+    (finding,) = judge_callers(settings.settings)
+    assert (finding.check, finding.status) == (Check.TRUSTED_PROXIES, Status.FAILED)
+
+
+def test_credentials_that_nobody_can_have_are_a_failure(tmp_path: Path) -> None:
+    demanding = {"SUBAK_AUTH__REQUIRED": "true", "SUBAK_STATE_DIR": str(tmp_path)}
+    (finding,) = judge_callers(load(demanding, None, {}).settings)
+    assert (finding.check, finding.status) == (Check.CREDENTIALS, Status.FAILED)
+    with_keys = demanding | {"API_KEYS_INTERNAL": "a-key-of-the-host-itself"}
+    assert not list(judge_callers(load(with_keys, None, {}).settings))
+    (tmp_path / "api-keys.json").write_text("[]")
+    assert not list(judge_callers(load(demanding, None, {}).settings))
