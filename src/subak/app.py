@@ -79,6 +79,7 @@ NEEDS_RESTART: Final = (
     "stream.tombstone_s",
     "stream.idempotency_s",
     "stream.idempotency_max_keys",
+    "tracing.url",
     "log.level",
     "log.format",
     *ADMISSION_NEEDS_RESTART,
@@ -306,6 +307,7 @@ class Gateway:
             identity=IdentityPolicy(settings.auth.unverified_email),
             auth=auth_rules(settings.auth),
             secret=self._secret,
+            trace_ratio=None if settings.tracing.url is None else settings.tracing.sample,
         )
 
     async def _replace_answering(self, settings: Settings) -> None:
@@ -350,6 +352,7 @@ class Gateway:
             deadlines=self.deadlines,
             on_drain=self.is_dismissed.set,
             ledger=self._ledger,
+            auditing=self._auditing,
         )
         app = make_admin_app(admin_routes(parts), rules, self._admitting.limiter, self._observer)
         door = self._door(ADMIN_CONNECTIONS)

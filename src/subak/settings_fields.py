@@ -719,6 +719,31 @@ class Errors(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = None
 
 
+class Tracing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One span a stream, sent by OTLP; needs `pip install subak[otel]`."""
+
+    url: Annotated[
+        str | None,
+        _about(
+            "Base URL of an OTLP/HTTP receiver; spans go to /v1/traces there. Unset makes no spans.",
+            example="http://127.0.0.1:4318",
+            rule=_URL,
+        ),
+    ] = None
+    headers: Annotated[
+        Mapping[str, Secret],
+        _about(
+            "Headers sent with the spans; a JSON object in the environment.",
+            example={"Authorization": "Bearer the-key"},
+            rule=_HEADERS,
+        ),
+    ] = {}
+    sample: Annotated[
+        Annotated[float, Meta(ge=0, le=1)],
+        _about("Share of streams that are traced, where the caller's traceparent doesn't decide."),
+    ] = 1.0
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of one process, valid and final."""
 
@@ -737,6 +762,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     llm: Llm = Llm()
     log: Log = Log()
     errors: Errors = Errors()
+    tracing: Tracing = Tracing()
 
 
 @dataclass(frozen=True, slots=True)

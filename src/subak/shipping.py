@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from importlib import import_module
 
 import aiohttp
 
@@ -12,7 +13,7 @@ from subak.clocks import SystemClock
 from subak.core.facts import Observer
 from subak.relay.crash import crash_site
 from subak.settings import Errors, Loki, Settings
-from subak.state import load_secret
+from subak.state import StateError, load_secret
 from subak.telemetry.fanout import Observers
 from subak.telemetry.logs import LineWriter, make_logger
 from subak.telemetry.loki import LokiPush, LokiTarget
@@ -24,7 +25,8 @@ async def open_shipping(
     settings: Settings, observer: Observer, sink: LineWriter, stack: AsyncExitStack
 ) -> tuple[Observer, Callable[[], int]]:
     """Give who hears facts, `observer` and what the settings add, and how many log lines were dropped so far."""
-    observers, dropped = [observer], [lambda: sink.dropped]
+    observers: list[Observer] = [observer]
+    dropped: list[Callable[[], int]] = [lambda: sink.dropped]
     if settings.loki.url is not None:
         loki = await stack.enter_async_context(LokiPush(_target(settings.loki), SystemClock(), random.random))
         logger = make_logger(loki, level=settings.log.level, form="json")
@@ -33,7 +35,22 @@ async def open_shipping(
     reporter = await _open_sentry(settings.errors, stack)
     if reporter is not None:
         observers.append(reporter)
+    if settings.tracing.url is not None:
+        observers.append(_open_tracing(settings, settings.tracing.url, stack))
     return Observers(tuple(observers), crash_site), lambda: sum(count() for count in dropped)
+
+
+def _open_tracing(settings: Settings, url: str, stack: AsyncExitStack) -> Observer:
+    try:
+        tracing = import_module("subak.telemetry.tracing")
+    except ImportError as error:
+        raise StateError("tracing.url is set, and OpenTelemetry isn't installed: pip install 'subak[otel]'.") from error
+    headers = {name: secret.reveal() for name, secret in settings.tracing.headers.items()}
+    exporter = tracing.otlp_exporter(url, headers)
+    observer = tracing.Tracing(exporter, SystemClock(), load_secret(settings.state_dir), version=__version__)
+    stack.push_async_callback(asyncio.to_thread, observer.close)
+    opened: Observer = observer
+    return opened
 
 
 def _target(loki: Loki) -> LokiTarget:

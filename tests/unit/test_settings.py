@@ -678,6 +678,7 @@ def test_a_setting_is_secret_by_its_type() -> None:
         "loki.key",
         "llm.key",
         "errors.sentry_dsn",
+        "tracing.headers",
     }
 
 

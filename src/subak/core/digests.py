@@ -1,10 +1,13 @@
 """Keyed digests: how ids, keys and questions are compared and named without being kept (PROTOCOL §1, §4)."""
 
-import hmac
 from base64 import urlsafe_b64encode
+from hashlib import sha256
 from typing import Final
 
 _NAME_BYTES: Final = 12
+_BLOCK_BYTES: Final = 64
+_INNER_PAD: Final = bytes([byte ^ 0x36 for byte in range(256)])
+_OUTER_PAD: Final = bytes([byte ^ 0x5C for byte in range(256)])
 
 
 def join_parts(*parts: bytes | None) -> bytes:
@@ -13,8 +16,14 @@ def join_parts(*parts: bytes | None) -> bytes:
 
 
 def keyed_digest(secret: bytes, label: str, *parts: bytes | None) -> bytes:
-    """Give HMAC-SHA-256 of the parts, 32 bytes. `label` separates one use from another."""
-    return hmac.digest(secret, join_parts(label.encode(), *parts), "sha256")
+    """Give HMAC-SHA-256 of the parts, 32 bytes. `label` separates one use from another.
+
+    By its definition (RFC 2104), with `hmac` as oracle in the tests: `hmac.digest` takes three times as long, and lets
+    go of the interpreter meanwhile, so that the event loop waits for whatever thread has work (2026-11, CPython 3.11).
+    """
+    key = (secret if len(secret) <= _BLOCK_BYTES else sha256(secret).digest()).ljust(_BLOCK_BYTES, b"\0")
+    inner = sha256(key.translate(_INNER_PAD) + join_parts(label.encode(), *parts))
+    return sha256(key.translate(_OUTER_PAD) + inner.digest()).digest()
 
 
 def digest_name(secret: bytes, label: str, text: str) -> str:

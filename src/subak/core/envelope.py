@@ -11,10 +11,12 @@ from typing import Final
 import msgspec
 
 from subak.core.events import DONE, ERROR, METADATA, SOURCES, TOKEN, Event, Failed, FinishReason
+from subak.core.ledger import Receipt
 
 SNAPSHOT: Final = "snapshot"
 
-_DIGITS: Final = tuple(b"%d" % number for number in range(20_001))
+_DIGITS_MADE: Final = 20_001
+_DIGITS: Final = tuple(b"%d" % number for number in range(_DIGITS_MADE))
 _AFTER_ID: Final = {
     kind: b'\nevent: message\ndata: {"type":"' + kind.encode() + b'","data":'
     for kind in (METADATA, TOKEN, SOURCES, DONE, ERROR, SNAPSHOT)
@@ -30,10 +32,15 @@ def frame_head(stream_id: str) -> bytes:
 
 def encode_frames(head: bytes, first_seq: int, events: Sequence[Event]) -> bytes:
     """Give the frames of consecutive events, joined. `head` is `frame_head(stream_id)`."""
-    parts: list[bytes] = []
-    for seq, event in enumerate(events, first_seq):
-        number = _DIGITS[seq] if seq < len(_DIGITS) else b"%d" % seq
-        parts += (
+    if len(events) == 1:  # what most reads bring
+        return _encode_frame(head, first_seq, events[0])
+    return b"".join([_encode_frame(head, seq, event) for seq, event in enumerate(events, first_seq)])
+
+
+def _encode_frame(head: bytes, seq: int, event: Event) -> bytes:
+    number = _DIGITS[seq] if seq < _DIGITS_MADE else b"%d" % seq
+    return b"".join(
+        (
             head,
             number,
             _AFTER_ID[event.type],
@@ -44,7 +51,7 @@ def encode_frames(head: bytes, first_seq: int, events: Sequence[Event]) -> bytes
             b"%d" % event.at_ms,
             b"}\n\n",
         )
-    return b"".join(parts)
+    )
 
 
 def encode_heartbeat(last_seq: int, now_ms: int, retry_ms: int | None = None) -> bytes:
@@ -87,11 +94,19 @@ class StreamMetrics(msgspec.Struct, frozen=True, rename="camel"):
     duration: float
 
 
-def done_event(reason: FinishReason, metrics: StreamMetrics, usage: dict[str, int] | None, at_ms: int) -> Event:
+def done_event(
+    reason: FinishReason,
+    metrics: StreamMetrics,
+    usage: dict[str, int] | None,
+    at_ms: int,
+    receipt: Receipt | None = None,
+) -> Event:
     """Give the terminal event of an answer that is complete or was ended on purpose."""
-    data = {"finish_reason": reason, "metrics": metrics}
+    data: dict[str, object] = {"finish_reason": reason, "metrics": metrics}
     if usage is not None:
         data["usage"] = usage
+    if receipt is not None:
+        data["receipt"] = receipt
     return Event(DONE, to_json(data), at_ms)
 
 

@@ -9,6 +9,8 @@ from typing import Protocol
 
 import msgspec
 
+from subak.core.trace import TraceContext
+
 
 class Person(msgspec.Struct, frozen=True):
     """Personal data that goes with a fact: for the audit trail, which seals it, and for nobody else.
@@ -74,6 +76,7 @@ class StreamEnded(msgspec.Struct, frozen=True):
     gateway_ms: float | None = None
     tokens_unread: int = 0
     who: Person = NOBODY
+    trace: TraceContext | None = None
 
 
 class ReaderAttached(msgspec.Struct, frozen=True):
@@ -241,9 +244,19 @@ class CheckpointSealed(msgspec.Struct, frozen=True):
 
 
 class AuditTroubled(msgspec.Struct, frozen=True):
-    """The audit trail takes no records: `trouble` says why. In strict mode no answers are given meanwhile."""
+    """The audit trail takes no records: `trouble` says why. In strict mode no answers are given meanwhile.
+
+    `not_flushed`: the process leaves without having written everything.
+    """
 
     trouble: str
+
+
+class AnchorFailed(msgspec.Struct, frozen=True):
+    """A checkpoint couldn't be added to the anchor file `path`, `reason` says why. Told once, until one can be."""
+
+    path: str
+    reason: str
 
 
 class AuditRecovered(msgspec.Struct, frozen=True):
@@ -312,6 +325,7 @@ Fact = (
     | CheckpointSealed
     | AuditTroubled
     | AuditRecovered
+    | AnchorFailed
     | Crashed
     | DescriptorsExhausted
     | DescriptorsFreed

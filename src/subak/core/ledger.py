@@ -7,7 +7,18 @@ before the upstream is asked, and an upstream takes longer than a commit, so the
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from subak.core.facts import StreamOpened
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """A signed promise to a reader: row `seq` of the log `origin` has this leaf hash. Bytes are base64 in JSON."""
+
+    origin: str
+    seq: int
+    leaf: bytes
+    signature: bytes
 
 
 class Commitment(Protocol):
@@ -15,6 +26,9 @@ class Commitment(Protocol):
 
     def when_done(self, callback: Callable[[bool], None]) -> None:
         """Call back once, from the event loop: True when the record is safe, False when it can't be made so."""
+
+    def receipt(self) -> Receipt | None:
+        """Give what proves the record to a reader, once it is safe; None where none is given."""
 
 
 class Ledger(Protocol):

@@ -24,6 +24,8 @@ PUBLIC_KEY_BYTES: Final = 32
 _SIGNATURE_BYTES: Final = 64
 _DASH: Final = "— "
 _CHECKPOINT_LINES: Final = 3
+_SIZE_DIGITS: Final = 20
+"""Of the largest number in eight bytes; Python refuses to read thousands of digits."""
 
 
 class MalformedNote(ValueError):
@@ -45,7 +47,7 @@ class Checkpoint(NamedTuple):
     def parse(cls, text: str) -> "Checkpoint":
         """Read that text. Raises: MalformedNote."""
         lines = text.split("\n")
-        if len(lines) != _CHECKPOINT_LINES + 1 or lines[3] or not is_name(lines[0]) or not lines[1].isdecimal():
+        if len(lines) != _CHECKPOINT_LINES + 1 or lines[3] or not is_name(lines[0]) or not _is_size(lines[1]):
             raise MalformedNote("a checkpoint is three lines: origin, size, root")
         found = cls(lines[0], int(lines[1]), _decode(lines[2]))
         if len(found.root) != HASH_BYTES or str(found) != text:
@@ -118,6 +120,10 @@ class Note(NamedTuple):
 def is_name(text: str) -> bool:
     """Whether `text` may name a log or a key: not empty, printable ASCII without spaces and plus."""
     return bool(text) and text.isascii() and text.isprintable() and not set(text) & {" ", "+"}
+
+
+def _is_size(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _SIZE_DIGITS
 
 
 def _parse_signature(line: str) -> Signature:

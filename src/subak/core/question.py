@@ -2,6 +2,8 @@
 
 import msgspec
 
+from subak.core.trace import TraceContext
+
 
 class Turn(msgspec.Struct, frozen=True):
     """One earlier message of the conversation. `role` is `user` or `assistant`: nothing else may come from a client."""
@@ -25,3 +27,4 @@ class Question(msgspec.Struct, frozen=True):
     user_id: str | None = None
     tenant: str | None = None
     is_verified: bool = False
+    trace: TraceContext | None = None

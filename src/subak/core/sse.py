@@ -127,15 +127,24 @@ class SseDecoder:
         Raises:
             SseTooLarge: a line or an event is over its bound, now or in an earlier call.
         """
-        # Short cut: once per token the chunk is exactly one block of one `data: ` line. A CR before or at its end needs
-        # no memory: between blocks, a LF more or less is a blank line more or less, which changes nothing. Measured
-        # 2026-11-23 by timeit, CPython 3.11.7, 2-core machine, a chunk of 77 bytes: 0.46 us, by `feed_plain` 1.44 us.
+        data = self.lone_data(chunk)
+        if data is None:
+            return self.feed_plain(chunk)
+        return [SseEvent("message", data.decode("utf-8", "replace"), self.last_event_id, None)]
+
+    def lone_data(self, chunk: bytes) -> bytes | None:
+        """Give the one event's data, undecoded, if the next bytes are a block of one `data: ` line and nothing else.
+
+        They are taken then, and the event is a "message". With None nothing was taken: `feed` them.
+        """
+        # A CR before or at the end needs no memory: between blocks, a LF more or less is a blank line more or less,
+        # which changes nothing. Measured 2026-11-23 by timeit, CPython 3.11.7, 2-core machine, a chunk of 77 bytes:
+        # `feed` takes 0.46 us this way, 1.44 us by `feed_plain`.
         if self._is_at_block_start and len(chunk) <= self._short_cut_bytes and chunk.startswith(_DATA_PREFIX):
             lines = chunk.splitlines()
             if len(lines) == _LINES_OF_ONE_BLOCK and not lines[1]:
-                data = lines[0][_DATA_PREFIX_BYTES:].decode("utf-8", "replace")
-                return [SseEvent("message", data, self.last_event_id, None)]
-        return self.feed_plain(chunk)
+                return lines[0][_DATA_PREFIX_BYTES:]
+        return None
 
     def feed_plain(self, chunk: bytes) -> list[SseEvent]:
         """Do what `feed` does, without its short cut: its twin and its oracle in the property tests."""

@@ -27,10 +27,10 @@ class Progress:
         "_other_seqs",
         "_requested_at",
         "_token_times",
+        "_tokens_before",
         "arrived_at",
         "asked_at",
         "size_bytes",
-        "tokens",
         "written_at",
     )
 
@@ -40,10 +40,10 @@ class Progress:
         self.asked_at: float | None = None
         self.arrived_at: float | None = None
         self.written_at: float | None = None
-        self.tokens = 0
         self.size_bytes = 0
         self._first_token_at: float | None = None
         self._token_times: list[float] = []
+        self._tokens_before = 0
         self._other_seqs: tuple[int, ...] = (1,)
 
     def count(self, events: Sequence[Event], now: float) -> bool:
@@ -51,22 +51,28 @@ class Progress:
 
         Give whether there are so many gaps that it is time to take them.
         """
+        times = self._token_times
         for event in events:
             if event.type == TOKEN:
-                self.tokens += 1
-                self._token_times.append(now)
+                times.append(now)
             else:
                 self._other_seqs += (self.tokens + len(self._other_seqs) + 1,)
-        if self._first_token_at is None and self.tokens:
+        if self._first_token_at is None and times:
             self._first_token_at = now
-        return len(self._token_times) > TIMED_TOGETHER
+        return len(times) > TIMED_TOGETHER
 
     def take_gaps_us(self) -> tuple[int, ...]:
         """Give the times between tokens that weren't taken yet; 0 between those of one read."""
         times = self._token_times
         gaps_us = tuple([int((later - earlier) * 1_000_000) for earlier, later in pairwise(times)])
+        self._tokens_before += len(gaps_us)
         del times[:-1]
         return gaps_us
+
+    @property
+    def tokens(self) -> int:
+        """How many have passed."""
+        return self._tokens_before + len(self._token_times)
 
     def elapsed_ms(self, now: float) -> float:
         """Give the time since the request."""

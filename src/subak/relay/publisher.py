@@ -19,6 +19,7 @@ from subak.core.ledger import Commitment
 from subak.core.lifecycle import TRANSITIONS, Signal, Status, signal_of
 from subak.core.live import LiveStream
 from subak.core.question import Question
+from subak.core.trace import TraceContext
 from subak.relay.crash import crash_site
 from subak.relay.progress import Progress
 from subak.replay.base import StreamLog
@@ -44,6 +45,7 @@ class Origin(msgspec.Struct, frozen=True):
     arm: str = "on"
     who: Person = NOBODY
     requested_at: float | None = None
+    trace: TraceContext | None = None
 
 
 class Publisher:
@@ -59,12 +61,14 @@ class Publisher:
         "_clock",
         "_exchange",
         "_held",
+        "_is_flowing",
         "_is_paused",
         "_log",
         "_observer",
         "_on_end",
         "_origin",
         "_progress",
+        "_recorded",
         "read_upto",
         "status",
     )
@@ -90,8 +94,10 @@ class Publisher:
         self._on_end = on_end
         self._asking: asyncio.Task[None] | None = None
         self._exchange: Exchange | None = None
+        self._is_flowing = False
         self._is_paused = False
         self._held: list[tuple[Sequence[Event], Ending | None, int]] | None = None
+        self._recorded: Commitment | None = None
         self._admitted_at = clock.monotonic()
         self._progress = Progress(self._admitted_at if origin.requested_at is None else origin.requested_at)
         log.append((metadata_event(log.meta.stream_id, origin.connection_id, clock.time_ms()),))
@@ -129,29 +135,24 @@ class Publisher:
         """
         if recorded is not None:
             self._held = []
+            self._recorded = recorded
             recorded.when_done(self._on_recorded)
         self._asking = tasks.create_task(self._ask(upstream, question))
 
     def on_read(self, events: Sequence[Event], ending: Ending | None, size_bytes: int) -> None:
-        """Take what one read of the upstream brought (see `UpstreamSink`)."""
-        if not self.status.is_open:
+        """Take what one read of the upstream brought (see `UpstreamSink`): the hot path."""
+        if not self._is_flowing:
+            self._take_early(events, ending, size_bytes)
             return
-        if self._held is not None:
-            self._held.append((events, ending, size_bytes))
-            self._note_arrival()
-            self._wait_for_record(ending)
-            return
-        if events and self.status is Status.CONNECTING:
-            self._on_first_read(events, ending, size_bytes)
-            return
-        self._progress.size_bytes += size_bytes
-        if events and self._progress.count(events, self._clock.monotonic()):
+        progress, log, bounds = self._progress, self._log, self._bounds
+        progress.size_bytes += size_bytes
+        if events and progress.count(events, self._clock.monotonic()):
             self._tell_gaps()
         if ending is not None:
             self._end(ending, events)
         elif events:
-            self._log.append(events)
-            if self._is_too_long():
+            log.append(events)
+            if log.last_seq >= bounds.max_events or log.size_bytes >= bounds.max_bytes:
                 self.fail(ErrorCode.TOO_LONG, "stream_bounds")
 
     def pause(self) -> None:
@@ -182,6 +183,21 @@ class Publisher:
         """End the stream because of a defect of ours, and report its place."""
         self._observer.notify(Crashed(type(error).__name__, crash_site(error)))
         self.fail(ErrorCode.INTERNAL_ERROR, "crash")
+
+    def _take_early(self, events: Sequence[Event], ending: Ending | None, size_bytes: int) -> None:
+        """Take what comes before the answer flows: hold it until the start is on record. After the end take nothing."""
+        if not self.status.is_open:
+            return
+        if self._held is not None:
+            self._held.append((events, ending, size_bytes))
+            self._note_arrival()
+            self._wait_for_record(ending)
+        elif events:
+            self._on_first_read(events, ending, size_bytes)
+        else:
+            self._progress.size_bytes += size_bytes
+            if ending is not None:
+                self._end(ending)
 
     def _wait_for_record(self, ending: Ending | None) -> None:
         """Take no more of the answer than has come; one that has ended has nothing left to pause."""
@@ -227,6 +243,7 @@ class Publisher:
     def _on_first_read(self, events: Sequence[Event], ending: Ending | None, size_bytes: int) -> None:
         """Take the first events as any others, and note when they had been passed on."""
         self.status = TRANSITIONS[self.status, Signal.ANSWERED]
+        self._is_flowing = True
         self._note_arrival()
         self.on_read(events, ending, size_bytes)
         self._progress.written_at = self._clock.monotonic()
@@ -235,9 +252,6 @@ class Publisher:
         gaps_us = self._progress.take_gaps_us()
         if gaps_us:
             self._observer.notify(TokensTimed(self._origin.route, self._origin.arm, gaps_us))
-
-    def _is_too_long(self) -> bool:
-        return self._log.last_seq >= self._bounds.max_events or self._log.size_bytes >= self._bounds.max_bytes
 
     @property
     def _tokens_unread(self) -> int:
@@ -260,6 +274,7 @@ class Publisher:
             return
         signal = Signal.FAILED if isinstance(ending, Failed) else signal_of(ending.reason)
         self.status = TRANSITIONS[self.status, signal]
+        self._is_flowing = False
         self._asking = self._exchange = None
         self._log.append([*last_events, self._terminal_event(ending)])
         self._tell_gaps()
@@ -273,7 +288,8 @@ class Publisher:
         progress = self._progress
         elapsed_ms = progress.elapsed_ms(self._clock.monotonic())
         metrics = StreamMetrics(progress.first_token_ms, progress.tokens, progress.size_bytes, elapsed_ms)
-        return done_event(ending.reason, metrics, ending.usage, now_ms)
+        receipt = None if self._recorded is None else self._recorded.receipt()
+        return done_event(ending.reason, metrics, ending.usage, now_ms, receipt)
 
     def _account(self, ending: Ending) -> StreamEnded:
         progress, now = self._progress, self._clock.monotonic()
@@ -292,4 +308,5 @@ class Publisher:
             gateway_ms=progress.gateway_ms(now),
             tokens_unread=self._tokens_unread,
             who=self._origin.who,
+            trace=self._origin.trace,
         )

@@ -192,7 +192,7 @@ class Subscriber:
         """Write what has just become safe, if at the tail; else lag behind it (see `LogReader`)."""
         if not self._is_live or self._outlet is None:
             self._fall_behind(batch)
-        elif not self._outlet.is_writable or first_seq != self.cursor + 1:
+        elif self._blocked_since is not None or first_seq != self.cursor + 1:
             self._is_live = False
             self._fall_behind(batch)
             self._wake()

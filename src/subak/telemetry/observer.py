@@ -27,6 +27,7 @@ from subak.core.facts import (
     StreamEnded,
     TokensTimed,
 )
+from subak.core.trace import TraceContext
 from subak.telemetry.logs import LEVELS
 
 _UNSHOWN: Final = frozenset({type(None), Person, FlagValues})
@@ -49,6 +50,9 @@ class LogObserver:
         if not self._logger.is_enabled_for(level):
             return
         fields = {name: value for name, value in msgspec.structs.asdict(fact).items() if type(value) not in _UNSHOWN}
+        trace = fields.pop("trace", None)
+        if isinstance(trace, TraceContext):
+            fields["trace_id"] = trace.trace_id
         stream_id = fields.pop("stream_id", None)
         if stream_id is not None:
             fields = {"stream": digest_name(self._secret, "stream", stream_id)} | fields

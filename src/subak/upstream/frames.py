@@ -5,6 +5,7 @@ between the two halves of a character, and the upstream's own account of its wor
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Final, TypeGuard
 
 import msgspec
@@ -46,21 +47,27 @@ class Frames(ABC):
 
         `at_ms`: the wall clock of this read, for all its events.
         """
-        events: list[Event] = []
         too_large: Failed | None = None
         try:
             frames = self._sse.feed(chunk)
         except SseTooLarge as error:
             frames = list(error.events)
             too_large = Failed(ErrorCode.EVENT_TOO_LARGE, error.limit)
-        for frame in frames:
-            ending = self.take(frame.data, at_ms, events)
+        return self.take_all([frame.data for frame in frames], at_ms, too_large)
+
+    def take_all(
+        self, datas: Sequence[str], at_ms: int, last: Failed | None = None
+    ) -> tuple[list[Event], Ending | None]:
+        """Take the data of one read's frames, up to an ending; `last` is what ends the answer if none of them does."""
+        events: list[Event] = []
+        for data in datas:
+            ending = self.take(data, at_ms, events)
             if ending is not None:
                 self.add_half_character(at_ms, events)
                 return events, ending
-        if too_large is not None:
+        if last is not None:
             self.add_half_character(at_ms, events)
-        return events, too_large
+        return events, last
 
     def cut(self, failed: Failed, at_ms: int) -> tuple[list[Event], Ending]:
         """Give what was held back, and the ending of a body that stopped, for the reason `failed`, without its own."""

@@ -17,6 +17,7 @@ from subak.core.clock import Clock
 from subak.core.deadlines import Deadlines
 from subak.core.events import UpstreamSink
 from subak.core.question import Question, Turn
+from subak.core.trace import TraceContext
 from subak.upstream.http1 import Http1Client, Http1Exchange, Http1Limits, parse_base_url
 from subak.upstream.http_answers import (
     EVENT_STREAM,
@@ -147,7 +148,7 @@ class OpenAiUpstream:
         Raises:
             UpstreamError: no connection (the reasons of `Http1Client.send`), or `token_file`.
         """
-        request = self._request(self.requests.body(question, is_streamed=True))
+        request = self._request(self.requests.body(question, is_streamed=True), question.trace)
         frames = OpenAiFrames(self.counts, max_event_bytes=self._max_event_bytes)
         return await ask(self.client, request, StreamedAnswer(sink, self._clock, frames))
 
@@ -155,12 +156,14 @@ class OpenAiUpstream:
         """Close idle connections and abort the exchanges under way."""
         await self.client.close()
 
-    def _request(self, body: bytes) -> bytes:
+    def _request(self, body: bytes, trace: TraceContext | None) -> bytes:
         framing = {
             "Host": self.requests.origin.authority,
             "Connection": "keep-alive",
             "Content-Length": str(len(body)),
         }
+        if trace is not None:
+            framing["traceparent"] = str(trace)
         head = f"POST {self.requests.path} HTTP/1.1\r\n{header_lines(framing | self.requests.headers(EVENT_STREAM))}"
         return f"{head}\r\n".encode("latin-1") + body
 

@@ -152,6 +152,8 @@ class RagUpstream:
         headers.append(_id_header("x-session-id", question.session_id))
         headers.append(_id_header("x-continuity-id", question.continuity_id))
         headers.append(_identity_headers(question))
+        if question.trace is not None:
+            headers.append(f"traceparent: {question.trace}\r\n")
         if body:
             headers.append(f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n")
         headers.append("\r\n")

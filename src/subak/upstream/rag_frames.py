@@ -15,7 +15,7 @@
 
 import json
 import math
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -58,7 +58,19 @@ class RagFrame(msgspec.Struct, frozen=True):
     usage: object = None
 
 
+class _TokenFrame(msgspec.Struct, frozen=True, gc=False):
+    """The usual frame in both its shapes: a text, and no other member that means something."""
+
+    text: str = ""
+    type: Literal["token"] | None = None
+    data: str = ""
+    sources: None = None
+    done: None = None
+    error: None = None
+
+
 _FRAME_DECODER: Final = msgspec.json.Decoder(RagFrame)
+_TOKEN_DECODER: Final = msgspec.json.Decoder(_TokenFrame)
 _FRAME_MEMBERS: Final = frozenset(RagFrame.__struct_fields__)
 
 
@@ -81,14 +93,25 @@ class RagFrames(Frames):
         super().__init__(max_event_bytes=max_event_bytes)
         self._counts = counts
 
+    def feed(self, chunk: bytes, at_ms: int) -> tuple[list[Event], Ending | None]:
+        """Do what `Frames.feed` does, by a short cut for a read that is one usual frame."""
+        data = self._sse.lone_data(chunk)
+        if data is None:
+            return super().feed(chunk, at_ms)
+        try:
+            frame = _TOKEN_DECODER.decode(data)
+            text = frame.text if frame.type is None else frame.data
+        except NOT_JSON:
+            text = ""
+        if text and not self._half_character:
+            return [Event(TOKEN, to_json(text), at_ms)], None
+        return self.take_all((data.decode("utf-8", "replace"),), at_ms)
+
     def take(self, data: str, at_ms: int, events: list[Event]) -> Ending | None:
         """Add what one frame's data means to `events`; give the ending, if it is one."""
         if not data.startswith("{") and not data.lstrip(JSON_SPACE).startswith("{"):
             self.add_token(data, at_ms, events)
             return None
-        # The usual frame could be spliced: recognised by a regular expression over the body's bytes, its JSON string
-        # copied. Measured 2026-11-23 (timeit, CPython 3.11.7, 2-core machine, block of 82 bytes): 0.57 us against
-        # 0.50 + 0.18 + 0.09 us for the SSE decoder, this decoder and the encoder. Not worth a second reader of frames.
         try:
             frame = _FRAME_DECODER.decode(data)
         except NOT_JSON:

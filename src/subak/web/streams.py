@@ -28,6 +28,7 @@ from subak.core.errors import (
 from subak.core.lifecycle import OnDisconnect
 from subak.core.principal import Caller
 from subak.core.question import Question
+from subak.core.trace import TraceContext, parse_traceparent
 from subak.relay.hub import Hub, Opened
 from subak.relay.publisher import Origin
 from subak.replay.base import IdempotencyKey
@@ -44,13 +45,17 @@ _CONNECTION_ID_BITS: Final = 80
 
 
 class StreamRules(msgspec.Struct, frozen=True):
-    """What requests are held to. `secret` keys the digests of idempotency keys and questions."""
+    """What requests are held to. `secret` keys the digests of idempotency keys and questions.
+
+    `trace_ratio`: the share of new traces that are recorded, None where none are made.
+    """
 
     bounds: InputBounds
     on_disconnect: OnDisconnect
     identity: IdentityPolicy
     auth: AuthRules
     secret: bytes
+    trace_ratio: float | None = None
 
 
 class _Call(NamedTuple):
@@ -174,7 +179,8 @@ class StreamRoutes:
     ) -> Opened:
         rules = self._rules
         on_disconnect = on_disconnect_of(call.request, rules.on_disconnect)
-        question = identified(question, call.caller.principal, rules.identity)
+        trace = self._trace_of(call.request)
+        question = msgspec.structs.replace(identified(question, call.caller.principal, rules.identity), trace=trace)
         admitted = await self._gate.admit(call.caller)
         _note(call.request, admitted.headers)
         who = msgspec.structs.replace(person_of(call.caller), query=question.query)
@@ -182,7 +188,7 @@ class StreamRoutes:
             opened = await self._hub.open(
                 question,
                 call.caller.principal,
-                Origin(call.connection_id, call.route, admitted.arm, who, connection_of(call.request).asked_at),
+                Origin(call.connection_id, call.route, admitted.arm, who, connection_of(call.request).asked_at, trace),
                 on_disconnect=on_disconnect,
                 key=key,
                 likeness=likeness,
@@ -194,6 +200,17 @@ class StreamRoutes:
         if opened.is_replay:
             admitted.release()
         return opened
+
+    def _trace_of(self, request: web.Request) -> TraceContext | None:
+        """Give the trace that this question belongs to; without tracing, the caller's own, passed on as it came."""
+        came = parse_traceparent(request.headers.get("traceparent"))
+        if self._rules.trace_ratio is None:
+            return came
+        span_id = f"{random.getrandbits(64) or 1:016x}"
+        if came is not None:
+            return came.child(span_id)
+        is_sampled = random.random() < self._rules.trace_ratio  # noqa: S311 - a share, no secret
+        return TraceContext(f"{random.getrandbits(128) or 1:032x}", span_id, is_sampled=is_sampled)
 
     def _key_of(self, call: _Call, question: Question) -> IdempotencyKey | None:
         key = call.request.headers.get("Idempotency-Key")

@@ -1,7 +1,10 @@
 """Keyed digests: what may be told apart, and what may not be read back."""
 
+import hmac
 import itertools
 import re
+
+import pytest
 
 from subak.core.digests import digest_name, join_parts, keyed_digest
 
@@ -18,6 +21,12 @@ def test_no_two_lists_of_parts_join_to_the_same_bytes() -> None:
 def test_a_digest_has_32_bytes_and_is_the_same_each_time() -> None:
     assert len(keyed_digest(SECRET, "use", b"a")) == 32
     assert keyed_digest(SECRET, "use", b"a", None) == keyed_digest(SECRET, "use", b"a", None)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 32, 63, 64, 65, 200])
+def test_a_digest_is_the_standard_librarys_hmac(size_bytes: int) -> None:
+    secret, parts = bytes(range(size_bytes)), (b"a" * 300, None, b"")
+    assert keyed_digest(secret, "use", *parts) == hmac.digest(secret, join_parts(b"use", *parts), "sha256")
 
 
 def test_a_digest_depends_on_secret_label_and_each_part() -> None:
