@@ -1,7 +1,7 @@
 /* load: many readers at once, who check all they read, cheap enough not to be the thing measured.
  *
  *   load --port P --path /... --dialect rag|envelope --streams N --count TOKENS [--rate R] [--sources K]
- *        [--at NS] [--ramp S] [--from S] [--to S] [--deadline S] [--loop 1] [--hold S] [--addresses A]
+ *        [--at NS] [--ramp S] [--from S] [--to S] [--deadline S] [--loop 1] [--hold S] [--addresses A] [--prompt 1]
  *
  * Opens N streams of `origin` (directly, or through what is measured), the first at CLOCK_MONOTONIC nanosecond `--at`,
  * the last `--ramp` seconds later, over keep-alive connections that are used again when one is free. Every token names
@@ -10,6 +10,7 @@
  * one stream. `--from` and `--to` (seconds after `--at`) bound the window whose events and latencies are reported, so
  * that the caller can read the CPU clocks at the same two moments.
  *   --loop 1 ends of streams inside the window start new ones: N is then how many are open at a time.
+ *   --prompt 1 asks for the first token at once: origin otherwise spreads the streams' phases by their first tokens.
  *   --hold S asks for idle streams: once each has its one token, says {"holding": N}, keeps them open for S seconds.
  *   --addresses A connects from 127.0.0.1 .. 127.0.0.A in turn, for more streams than one address has ports.
  * Prints one line of JSON at the end. Exit code 0 even when streams were lost: the figures say so.
@@ -46,7 +47,7 @@ enum phase { FREE, HEAD, BODY }; /* of a response; FREE: none under way */
 
 struct options {
     const char *path, *dialect;
-    int port, streams, addresses, sources, loop;
+    int port, streams, addresses, sources, loop, prompt;
     double rate, ramp_s, from_s, to_s, deadline_s, hold_s;
     uint64_t count, at_ns;
 };
@@ -54,7 +55,7 @@ struct options {
 struct totals {
     uint64_t started, completed, tokens, heartbeats, window_events, window_completed, connections;
     uint64_t connect_failures, http_errors, error_events, truncated, misplaced, id_gaps, malformed, last_status;
-    struct histogram latency, response;
+    struct histogram latency, response, first;
 };
 
 /* One connection and the stream it carries at the moment; fd -1: not connected. */
@@ -180,6 +181,7 @@ static void read_token(struct load *l, struct conn *c, const char *at, const cha
         spoil(c, &l->sum.misplaced);
         c->tokens = token; /* so that one hole is one fault */
     }
+    if (c->tokens == 1 && in_window(l)) record(&l->sum.first, l->now_ns - c->started_ns);
     l->sum.tokens++;
     if (l->opt.hold_s > 0 && c->tokens == 1) l->holding++;
     if (in_window(l)) record(&l->sum.latency, l->now_ns - written_ns);
@@ -343,10 +345,10 @@ static void start(struct load *l) {
     c->number = ++l->sum.started;
     c->started_ns = clock_ns();
     int len = snprintf(request, sizeof request,
-                       "GET %s?query=bench-r%g-n%" PRIu64 "-s%d-u%" PRIu64 "%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
+                       "GET %s?query=bench-r%g-n%" PRIu64 "-s%d-u%" PRIu64 "%s%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
                        "Accept: text/event-stream\r\n\r\n",
                        l->opt.path, l->opt.rate, l->opt.count, l->opt.sources, c->number,
-                       l->opt.hold_s > 0 ? "-i" : "", l->opt.port);
+                       l->opt.hold_s > 0 ? "-i" : "", l->opt.prompt ? "-p" : "", l->opt.port);
     bool open = c->fd >= 0 || connect_to(l, c);
     if (!open || send(c->fd, request, (size_t)len, MSG_NOSIGNAL) != len) fail(l, c, &l->sum.connect_failures);
 }
@@ -386,6 +388,8 @@ static void run(struct load *l) {
         return;
     }
     while (l->free_len < o->streams && clock_ns() < deadline_ns) turn(l, deadline_ns);
+    /* Short streams are all over right after the window: whoever reads our CPU clock at its edge must still find us. */
+    for (uint64_t end_ns = o->loop ? seconds_after(l->to_ns, 0.5) : 0; clock_ns() < end_ns;) turn(l, end_ns);
 }
 
 static void report(const struct load *l) {
@@ -404,6 +408,7 @@ static void report(const struct load *l) {
     printf(", \"malformed\": %" PRIu64 "}", t->malformed);
     print_quantiles("latency_us", &t->latency);
     print_quantiles("response_us", &t->response);
+    print_quantiles("first_us", &t->first);
     printf(", \"cpu_s\": %.3f}\n", (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
                                        (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6);
 }
@@ -414,7 +419,8 @@ static void read_options(struct options *o, int argc, char **argv) {
         {"--streams", 'i', &o->streams}, {"--count", 'u', &o->count},   {"--rate", 'd', &o->rate},
         {"--sources", 'i', &o->sources}, {"--at", 'u', &o->at_ns},      {"--ramp", 'd', &o->ramp_s},
         {"--from", 'd', &o->from_s},     {"--to", 'd', &o->to_s},       {"--deadline", 'd', &o->deadline_s},
-        {"--loop", 'i', &o->loop},       {"--hold", 'd', &o->hold_s},   {"--addresses", 'i', &o->addresses}};
+        {"--loop", 'i', &o->loop},       {"--hold", 'd', &o->hold_s},   {"--addresses", 'i', &o->addresses},
+        {"--prompt", 'i', &o->prompt}};
     size_t n = sizeof known / sizeof *known;
     for (int i = 1; i < argc; i += 2) {
         size_t k = 0;

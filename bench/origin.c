@@ -8,7 +8,7 @@
  *   GET /health                            {"status": "healthy"}
  * R is tokens per second and stream; 0 is flat out, as fast as the peer takes them. --idle sends one token and then
  * nothing until the peer closes. A query such as `bench-r50-n500-s2-u17` sets rate, count and sources for its request;
- * `-i` is idle; `-u17` is the number of the stream, which every token repeats: "17.3 t=81234567890123 " is token 3 of
+ * `-i` is idle; `-p` sends the first token at once; `-u17` is the number of the stream, which every token repeats: "17.3 t=81234567890123 " is token 3 of
  * stream 17, written at that CLOCK_MONOTONIC nanosecond. So a reader on the same machine can prove that nothing was
  * lost, doubled, reordered or mixed up, and how long each token took.
  */
@@ -45,6 +45,7 @@ struct plan {
     unsigned sources; /* entries of the sources event; 0: no such event */
     uint64_t number;  /* the stream's, repeated in every token */
     bool idle;        /* one token, then silence */
+    bool prompt;      /* the first token at once, instead of spread over an interval */
 };
 
 struct conn {
@@ -273,7 +274,7 @@ static void start_answer(struct origin *o, struct conn *c) {
     }
     /* The golden ratio spreads any number of phases evenly over one interval. */
     double turn = (double)o->opened++ * 0.6180339887498949;
-    double interval_ns = c->plan.idle ? 0 : 1e9 / c->plan.rate;
+    double interval_ns = c->plan.idle || c->plan.prompt ? 0 : 1e9 / c->plan.rate;
     c->first_due_ns = c->due_ns = c->started_ns + (uint64_t)((turn - (double)(uint64_t)turn) * interval_ns);
     if (!flush_out(o, c)) return;
     schedule(o, c, c->due_ns);
@@ -292,6 +293,7 @@ static void read_plan(const char *line, struct plan *plan) {
         if (key == 's') plan->sources = (unsigned)strtoul(at + 1, NULL, 10);
         if (key == 'u') plan->number = strtoull(at + 1, NULL, 10);
         if (key == 'i') plan->idle = true;
+        if (key == 'p') plan->prompt = true;
     }
 }
 

@@ -1,6 +1,6 @@
-"""CPU per relayed event, latency and memory of the gateway beside nginx, in one run on one machine.
+"""CPU per event, latency and memory of the gateway beside nginx and a textbook relay, in one run on one machine.
 
-`./dev.py bench [options]`. It builds `origin.c` and `load.c` with `cc`, starts origin, nginx and the gateway on free
+`./dev.py bench [options]`. It builds `origin.c` and `load.c` with `cc`, starts origin and targets on free
 ports of the loopback, drives them in turn (A B A B …: noise shows as a spread between the rounds), and prints Markdown.
 CPU is user + system time of a target's whole process tree from /proc, read at the two edges of the window whose events
 `load` counts. It knows nothing of the gateway's inside: `python -m subak serve` and its settings are all it uses.
@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +33,7 @@ from types import FrameType
 from typing import Literal
 
 import gate
+from relay_venv import RelayError, relay_command, relay_versions
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE / "build"
@@ -45,9 +47,13 @@ WANTED_FILES = 20_000
 OTHERS_SHARE = 0.15  # of a core; more than that in a window, and the machine was not ours
 BUSY_SHARE = 0.9  # a generator that uses more of a core than this may be what is measured
 
-Kind = Literal["paced", "flat", "short", "idle"]
-TargetName = Literal["direct", "nginx", "gateway"]
-TARGETS: tuple[TargetName, ...] = ("direct", "nginx", "gateway")
+SCRAPE_S = 1.0  # between two looks at /metrics, of a gateway with everything on
+UNLIMITED = 1_000_000_000  # limits that hold and let everything through: what counting costs
+
+Kind = Literal["paced", "turnover", "flat", "short", "closed", "idle"]
+TargetName = Literal["direct", "nginx", "relay", "gateway", "everything"]
+TARGETS: tuple[TargetName, ...] = ("direct", "nginx", "relay", "gateway", "everything")
+OURS: tuple[TargetName, ...] = ("gateway", "everything")
 
 
 class BenchError(Exception):
@@ -94,7 +100,8 @@ class Scenario:
             "--ramp": ramp_s,
             "--from": self.from_s,
             "--to": self.to_s,
-            "--loop": int(self.kind == "flat"),
+            "--prompt": int(self.kind == "turnover"),
+            "--loop": int(self.kind in {"turnover", "flat", "closed"}),
             "--deadline": seconds + 20,
         }
         return [str(word) for pair in words.items() for word in pair]
@@ -105,9 +112,44 @@ SCENARIOS = (
     Scenario("2000x5", "paced", "2 000 streams x 5 tokens/s", 2000, 5, ramp_s=4, window_s=20, quick_window_s=4),
     Scenario("flat50", "flat", "50 streams flat out", 50, 0, ramp_s=0.2, window_s=8, quick_window_s=2, tokens=5000),
     Scenario(
+        "first200",
+        "turnover",
+        "200 streams x 50 tokens/s, each of 100 tokens and followed by another",
+        200,
+        50,
+        ramp_s=2,
+        window_s=20,
+        quick_window_s=4,
+        tokens=100,
+    ),
+    Scenario(
         "short500", "short", "500 requests/s of one token", 500, 0, ramp_s=0, window_s=10, quick_window_s=3, tokens=1
     ),
+    Scenario(
+        "full50",
+        "closed",
+        "one-token requests, 50 at a time, as many as it takes",
+        50,
+        0,
+        ramp_s=0.2,
+        window_s=10,
+        quick_window_s=3,
+        tokens=1,
+    ),
     Scenario("idle2000", "idle", "2 000 open idle streams", 2000, 0, ramp_s=4, window_s=3, quick_window_s=2, tokens=1),
+    *(
+        Scenario(
+            f"grow{streams}",
+            "paced",
+            f"growth: {streams} streams, 5 000 events/s in all",
+            streams,
+            5000 / streams,
+            ramp_s=max(1, streams / 1000),
+            window_s=10,
+            quick_window_s=3,
+        )
+        for streams in (100, 500, 1000, 2500, 5000)
+    ),
 )
 
 
@@ -127,7 +169,7 @@ def read_options(arguments: Sequence[str]) -> Options:
     parser = argparse.ArgumentParser(prog="./dev.py bench", description="Measure the gateway beside nginx.")
     names = [scenario.name for scenario in SCENARIOS]
     parser.add_argument("--scenario", action="append", choices=names, help="only this one (may be repeated)")
-    parser.add_argument("--targets", default=",".join(TARGETS), help="comma-separated: direct, nginx, gateway")
+    parser.add_argument("--targets", default=",".join(TARGETS), help=f"comma-separated: {', '.join(TARGETS)}")
     parser.add_argument("--rounds", type=int, help="times that each target is driven (default 3, quick 2)")
     parser.add_argument("--quick", action="store_true", help="short windows: a look, not a figure to publish")
     parser.add_argument("--pin", action="store_true", help="target on core 0, origin and load on core 1")
@@ -181,6 +223,7 @@ class Sample:
     other_cpu_s: float = 0.0  # of all that is not the bench, and interrupts that nobody is charged for
     latency_us: Quantiles | None = None
     response_us: Quantiles | None = None
+    first_us: Quantiles | None = None
     rss_kib: float = 0.0  # per stream, of an idle scenario
     pss_kib: float = 0.0
 
@@ -297,12 +340,19 @@ def wait_ready(port: int, process: subprocess.Popen[str], log: Path) -> None:
 
 def is_ready(port: int) -> bool:
     """Whether /readyz answers 200."""
+    return get_status(port, "/readyz") == http.HTTPStatus.OK
+
+
+def get_status(port: int, path: str) -> int:
+    """The status of a GET, its body read; 0 without an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == http.HTTPStatus.OK
+        connection.request("GET", path)
+        response = connection.getresponse()
+        response.read()
+        return response.status
     except (OSError, http.client.HTTPException):
-        return False
+        return 0
     finally:
         connection.close()
 
@@ -353,11 +403,28 @@ class Bench:
         if name == "direct":
             yield Target(name, self.origin_port, ORIGIN_PATH, "rag", self.origin)
             return
-        port = free_port()
-        command = self.nginx(port) if name == "nginx" else self.gateway(port)
-        with running([*pin(0, is_pinned=self.is_pinned), *command], self.log) as process:
+        port, admin_port = free_port(), free_port()
+        command = self.command(name, port, admin_port)
+        with contextlib.ExitStack() as stack:
+            process = stack.enter_context(running([*pin(0, is_pinned=self.is_pinned), *command], self.log))
             wait_ready(port, process, self.log)
-            yield Target(name, port, GATEWAY_PATH, "rag" if name == "nginx" else "envelope", process)
+            if name == "everything":
+                stack.enter_context(scraping(admin_port))
+            yield Target(name, port, GATEWAY_PATH, "envelope" if name in OURS else "rag", process)
+
+    def command(self, name: TargetName, port: int, admin_port: int) -> list[str]:
+        """The command that starts a target."""
+        match name:
+            case "nginx":
+                return self.nginx(port)
+            case "relay":
+                return relay_command(port, self.origin_port)
+            case "gateway":
+                return self.gateway(port, {"SUBAK_ADMIN__PORT": admin_port, **BARE})
+            case "everything":
+                return self.gateway(port, {"SUBAK_ADMIN__PORT": admin_port, **EVERYTHING})
+            case "direct":
+                raise BenchError("origin runs already")
 
     def nginx(self, port: int) -> list[str]:
         """The command that starts nginx, its configuration written."""
@@ -371,17 +438,16 @@ class Bench:
         config.write_text(text)
         return [find_nginx(), "-e", str(prefix / "error.log"), "-p", str(prefix), "-c", str(config)]
 
-    def gateway(self, port: int) -> list[str]:
+    def gateway(self, port: int, added: Mapping[str, object]) -> list[str]:
         """The command that starts the gateway. `env` adds to the environment and becomes the gateway: the pid stays."""
         settings = {
             "ENABLE_SSE_STREAMING": "true",
             "RAG_BACKEND_URL": f"http://127.0.0.1:{self.origin_port}",
             "SUBAK_SERVER__PORT": port,
-            "SUBAK_ADMIN__PORT": free_port(),
             "SUBAK_STATE_DIR": self.folder / f"subak-{port}",
-            "SUBAK_LIMITS__ENABLED": "false",
             "SUBAK_STREAM__HEARTBEAT_S": 30,
             "SUBAK_STREAM__DRAIN_S": 1,
+            **added,
         }
         return ["env", *(f"{name}={value}" for name, value in settings.items()), sys.executable, "-m", "subak", "serve"]
 
@@ -418,6 +484,7 @@ class Bench:
             other_cpu_s=used[3] - (sum(used[1:3]) if target.name == "direct" else sum(used[:3])),
             latency_us=Quantiles(**found["latency_us"]),
             response_us=Quantiles(**found["response_us"]),
+            first_us=Quantiles(**found["first_us"]),
         )
 
     def hold(self, scenario: Scenario, target: Target, round_: int) -> Sample:
@@ -457,6 +524,40 @@ class Bench:
             for round_ in range(1, rounds + 1):
                 for target in targets:
                     yield self.drive(scenario, target, round_)
+
+
+BARE: Mapping[str, object] = {"SUBAK_LIMITS__ENABLED": "false", "SUBAK_AUDIT__ENABLED": "false"}
+EVERYTHING: Mapping[str, object] = {
+    "SUBAK_LIMITS__ENABLED": "true",
+    "SUBAK_LIMITS__CHAT": UNLIMITED,
+    "SUBAK_LIMITS__CHAT_NETWORK": UNLIMITED,
+    "SUBAK_LIMITS__STREAMS_ANONYMOUS": UNLIMITED,
+    "SUBAK_AUDIT__ENABLED": "true",
+    "SUBAK_ADMIN__METRICS_PUBLIC": "true",
+}
+
+
+@contextlib.contextmanager
+def scraping(admin_port: int) -> Iterator[None]:
+    """Read /metrics once a second, as Prometheus does. Raises: BenchError if that failed a single time."""
+    over = threading.Event()
+    refused: list[int] = []
+
+    def scrape() -> None:
+        while not over.wait(SCRAPE_S):
+            status = get_status(admin_port, "/metrics")
+            if status != http.HTTPStatus.OK:
+                refused.append(status)
+
+    scraper = threading.Thread(target=scrape)
+    scraper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        scraper.join()
+    if refused:
+        raise BenchError(f"/metrics was not to be had {len(refused)} times: {refused[0] or 'no answer'}")
 
 
 def pin(core: int, *, is_pinned: bool) -> list[str]:
@@ -554,6 +655,7 @@ def machine(options: Options) -> dict[str, str]:
         "python": platform.python_version(),
         "gateway": ", ".join(versions),
         "nginx": nginx.removeprefix("nginx version: "),
+        "relay": relay_versions() if "relay" in options.targets else "not used",
         "compiler": compiler,
         "pinned": "target on core 0, origin and load on core 1" if options.is_pinned else "no: all share the cores",
         "rounds": str(options.rounds),
@@ -579,9 +681,9 @@ def figure_of(kind: Kind) -> Callable[[Sample], float]:
     match kind:
         case "idle":
             return lambda sample: sample.rss_kib
-        case "short":
+        case "short" | "closed":
             return lambda sample: sample.cpu_us_per_request
-        case "paced" | "flat":
+        case "paced" | "turnover" | "flat":
             return lambda sample: sample.cpu_us_per_event
 
 
@@ -601,10 +703,28 @@ def median_of(samples: Sequence[Sample], figure: Callable[[Sample], float]) -> f
 
 def quantile_cells(samples: Sequence[Sample], kind: Kind) -> list[str]:
     """p50, p99 (medians of the rounds) and the greatest of all, in microseconds."""
-    chosen = [sample.response_us if kind == "short" else sample.latency_us for sample in samples]
+    chosen = [quantiles_of(sample, kind) for sample in samples]
     seen = [quantiles for quantiles in chosen if quantiles is not None]
     p50, p99 = (statistics.median(getattr(each, name) for each in seen) for name in ("p50", "p99"))
     return [f"{p50:,.0f}", f"{p99:,.0f}", f"{max(each.max for each in seen):,.0f}"]
+
+
+def quantiles_of(sample: Sample, kind: Kind) -> Quantiles | None:
+    """The latency that a scenario of this kind is about."""
+    match kind:
+        case "short" | "closed":
+            return sample.response_us
+        case "turnover":
+            return sample.first_us
+        case "paced" | "flat" | "idle":
+            return sample.latency_us
+
+
+def added(samples: Sequence[Sample], direct: Sequence[Sample]) -> str:
+    """What a target adds to a first token at p99 over the direct path of the same round: the median of the rounds."""
+    by_round = {sample.round: sample.first_us.p99 for sample in direct if sample.first_us is not None}
+    found = [s.first_us.p99 - by_round[s.round] for s in samples if s.first_us is not None and s.round in by_round]
+    return f"{statistics.median(found):,.0f} ({min(found):,.0f} – {max(found):,.0f})" if found else "–"
 
 
 def shown(figure: float) -> str:
@@ -625,15 +745,26 @@ def row(scenario: Scenario, name: TargetName, samples: Sequence[Sample]) -> list
     cells = [name, shown(median_of(own, figure)), compared]
     if scenario.kind == "idle":
         return [*cells, f"{median_of(own, lambda sample: sample.pss_kib):.1f}", str(lost(own))]
-    per_second = median_of(own, lambda s: (s.requests if scenario.kind == "short" else s.events) / s.window_s)
-    return [*cells, *quantile_cells(own, scenario.kind), f"{per_second:,.0f}", str(lost(own))]
+    per_second = median_of(own, lambda s: (s.requests if is_of_requests(scenario.kind) else s.events) / s.window_s)
+    cells += quantile_cells(own, scenario.kind)
+    if scenario.kind == "turnover":
+        cells.append("–" if name == "direct" else added(own, [s for s in samples if s.target == "direct"]))
+    return [*cells, f"{per_second:,.0f}", str(lost(own))]
+
+
+def is_of_requests(kind: Kind) -> bool:
+    """Whether a scenario counts requests, not events."""
+    return kind in {"short", "closed"}
 
 
 def header(kind: Kind) -> list[str]:
     """The heads of the columns."""
     if kind == "idle":
         return ["target", "KiB RSS/stream", "× nginx", "KiB PSS/stream", "lost"]
-    unit = "request" if kind == "short" else "event"
+    if kind == "turnover":
+        first = ["first token p50 µs", "p99 µs", "max µs", "added at p99"]
+        return ["target", "CPU µs/event", "× nginx", *first, "events/s", "lost"]
+    unit = "request" if is_of_requests(kind) else "event"
     return ["target", f"CPU µs/{unit}", "× nginx", "p50 µs", "p99 µs", "max µs", f"{unit}s/s", "lost"]
 
 
@@ -664,6 +795,26 @@ def table(scenario: Scenario, samples: Sequence[Sample]) -> str:
     if shares["everything else on the machine"] > OTHERS_SHARE:
         lines.append("Something else was running: do not publish these figures.")
     return "\n".join(lines)
+
+
+def growth(samples: Sequence[Sample], scenarios: Sequence[Scenario]) -> str:
+    """CPU per event by the number of streams, at the same events a second; empty where that was not measured."""
+    chosen = [scenario for scenario in scenarios if scenario.name.startswith("grow")]
+    names = [name for name in TARGETS if any(s.target == name and s.scenario.startswith("grow") for s in samples)]
+    if not chosen or not names:
+        return ""
+    rows = [
+        [name, *(growth_cell([s for s in samples if (s.target, s.scenario) == (name, each.name)]) for each in chosen)]
+        for name in names
+    ]
+    heads = ["CPU µs/event", *(f"{scenario.streams} streams" for scenario in chosen)]
+    return "\n".join(["### Growth, at 5 000 events/s in all", "", *markdown(heads, rows)])
+
+
+def growth_cell(samples: Sequence[Sample]) -> str:
+    """One target at one number of streams; p99 latency in brackets."""
+    p99 = statistics.median(sample.latency_us.p99 for sample in samples if sample.latency_us is not None)
+    return f"{shown(median_of(samples, lambda sample: sample.cpu_us_per_event))} (p99 {p99:,.0f} µs)"
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -699,10 +850,12 @@ def run(options: Options) -> int:
     print("\n".join(f"- {name}: {value}" for name, value in facts.items()))
     for scenario in options.scenarios:
         print("\n" + table(scenario, [sample for sample in samples if sample.scenario == scenario.name]))
+    if grown := growth(samples, options.scenarios):
+        print("\n" + grown)
     if options.json_file is not None:
         text = json.dumps({"machine": facts, "samples": [asdict(sample) for sample in samples]}, indent=1)
         options.json_file.write_text(text + "\n")
-    return int(lost(samples) > 0)
+    return int(lost([sample for sample in samples if sample.target != "relay"]) > 0)
 
 
 def leave(signum: int, _frame: FrameType | None) -> None:
@@ -716,7 +869,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGHUP, leave)
     try:
         return run(read_options(arguments))
-    except BenchError as error:
+    except (BenchError, RelayError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -58,6 +58,8 @@ def _deferred(name: str, line: str) -> _Deferred:
         _deferred("doctor", "Find what keeps answers from readers: this machine, the upstream, the proxies in front."),
         _deferred("keys", "Make, list and revoke API keys."),
         _deferred("tail", "Ask a gateway, or follow an answer, and print it as it comes."),
+        _deferred("bench", "Measure how fast answers come, and hold it against objectives."),
+        _deferred("audit", "Look into the audit trail, verify it, answer for it, keep it."),
         _deferred("backend", "Run the embedded RAG backend alone, over HTTP."),
         _deferred("config", "Show the settings in force, or an example file with all of them."),
         _deferred("flags", "Show and change for whom streaming is on."),
@@ -71,7 +73,10 @@ def _deferred(name: str, line: str) -> _Deferred:
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 @click.rich_config({"commands_before_options": True})
 @click.command_panel("Start here", commands=["demo", "serve", "check"])
-@click.command_panel("More", commands=["doctor", "tail", "keys", "flags", "rollout", "backend", "config", "version"])
+@click.command_panel(
+    "More",
+    commands=["doctor", "tail", "bench", "keys", "flags", "rollout", "audit", "backend", "config", "version"],
+)
 @click.pass_context
 def cli(ctx: click.RichContext, /) -> None:
     """A gateway for streamed answers: asked once, delivered whole, whatever happens to the line."""

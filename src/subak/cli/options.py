@@ -1,6 +1,8 @@
 """Options that several commands share, and the settings that come out of them."""
 
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import rich_click as click
@@ -33,6 +35,35 @@ debug_option = click.option(
     callback=_keep_in_meta,
     help="Show a traceback when something fails.",
 )
+
+
+header_option = click.option(
+    "-H",
+    "--header",
+    "headers",
+    metavar="'NAME: VALUE'",
+    multiple=True,
+    help="Send this header with every request; @FILE reads lines of them, so that no secret stands in the command.",
+)
+
+
+def read_headers(given: tuple[str, ...]) -> dict[str, str]:
+    """Give the headers of `header_option` by name.
+
+    Raises:
+        click.BadParameter: a line is no header; it isn't quoted, for it may hold a secret.
+        OSError: a file can't be read.
+    """
+    lines: list[str] = []
+    for text in given:
+        lines += Path(text[1:]).read_text(encoding="utf-8").splitlines() if text.startswith("@") else [text]
+    named: dict[str, str] = {}
+    for line in filter(str.strip, lines):
+        name, colon, value = line.partition(":")
+        if not colon or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) or not value.strip().isprintable():
+            raise click.BadParameter("expected 'NAME: VALUE'", param_hint="--header")
+        named[name] = value.strip()
+    return named
 
 
 def setting_flags(*keys: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

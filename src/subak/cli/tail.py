@@ -8,12 +8,11 @@ import asyncio
 import json
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import rich_click as click
 
-from subak.cli.options import debug_option
+from subak.cli.options import debug_option, header_option, read_headers
 
 if TYPE_CHECKING:  # `subak tail --help` needs no HTTP client
     from subak.client import AnswerStream, ClientError, Content, Options, Wait
@@ -42,14 +41,7 @@ class _Target(NamedTuple):
 @click.argument("target", metavar="URL|CURSOR")
 @click.option("-q", "--question", metavar="TEXT", help="Ask this; - reads it from stdin.")
 @click.option("--url", metavar="URL", help=f"The gateway of a bare cursor. Default: {DEFAULT_URL}.")
-@click.option(
-    "-H",
-    "--header",
-    "headers",
-    metavar="'NAME: VALUE'",
-    multiple=True,
-    help="Send this header with every request; @FILE reads lines of them, so that no secret stands in the command.",
-)
+@header_option
 @click.option("--json", "as_json", is_flag=True, help="Print every event as one line of JSON.")
 @debug_option
 @click.pass_context
@@ -76,7 +68,7 @@ def command(
     if (place.cursor is None) is (question is None):
         told = "an answer is followed without --question" if question else "give --question, or the cursor of an answer"
         raise click.UsageError(told)
-    options = Options(headers=_headers(headers), on_wait=_tell_wait)
+    options = Options(headers=read_headers(headers), on_wait=_tell_wait)
     ctx.exit(_run(_answer(place, _question(question), options), place, as_json=as_json))
 
 
@@ -93,21 +85,6 @@ def _target(text: str, url: str | None) -> _Target:
 
 def _question(text: str | None) -> str:
     return sys.stdin.read().strip() if text == "-" else text or ""
-
-
-def _headers(given: tuple[str, ...]) -> dict[str, str]:
-    lines: list[str] = []
-    for text in given:
-        lines += Path(text[1:]).read_text(encoding="utf-8").splitlines() if text.startswith("@") else [text]
-    named: dict[str, str] = {}
-    for line in filter(str.strip, lines):
-        name, colon, value = line.partition(":")
-        if not colon or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) or not value.strip().isprintable():
-            raise click.BadParameter(
-                "expected 'NAME: VALUE'", param_hint="--header"
-            )  # not the line: it may be a secret
-        named[name] = value.strip()
-    return named
 
 
 def _answer(place: _Target, question: str, options: "Options") -> "AnswerStream":

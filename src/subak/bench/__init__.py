@@ -1,0 +1,1 @@
+"""The benchmark that users run: questions at a rate, answers read to their end, figures with objectives."""
