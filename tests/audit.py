@@ -21,10 +21,12 @@ from subak.audit.verify import unreadable, verify
 from subak.audit.verify_rows import Unlocked
 from subak.audit.writer import LogWriter
 from subak.testing import FakeClock
+from tests import second_verifier
 from tests.postgres import Postgres, execute
 
 DIGEST_SECRET: Final = b"s" * 32
 TERM_MS: Final = 90 * DAY_MS
+MANY_ROWS: Final = 20_000
 EMAIL: Final = "canary.person@example.org"
 QUESTION: Final = "Which papers does the canary need?"
 ADDRESS: Final = "203.0.113.77"
@@ -48,6 +50,9 @@ class Place(Protocol):
 
     def files(self) -> Iterable[Path]:
         """Give every file that the store keeps."""
+
+    def second_opinion(self, origin: str, vkey: str, anchors: Sequence[str]) -> set[str]:
+        """Judge it by the verifier that was written from docs/audit.md alone."""
 
 
 class SqlitePlace:
@@ -76,6 +81,10 @@ class SqlitePlace:
     def files(self) -> Iterable[Path]:
         return self.path.parent.glob(f"{self.path.name}*")
 
+    def second_opinion(self, origin: str, vkey: str, anchors: Sequence[str]) -> set[str]:
+        assert origin
+        return second_verifier.verify_file(self.path, vkey, anchors)
+
 
 class PostgresPlace:
     """A database of a server."""
@@ -102,6 +111,14 @@ class PostgresPlace:
 
     def files(self) -> Iterable[Path]:
         return self._server.files()
+
+    def second_opinion(self, origin: str, vkey: str, anchors: Sequence[str]) -> set[str]:
+        said = {"core": "convert_to(core, 'UTF8')", "where": " WHERE origin = $1"}
+        tables = {
+            name: list(map(tuple, execute(self.dsn, statement.format_map(said), origin)))
+            for name, statement in second_verifier.TABLES.items()
+        }
+        return second_verifier.verify(second_verifier.make_log(origin, tables), vkey, anchors)
 
 
 class LeapingClock(FakeClock):
@@ -156,7 +173,19 @@ class AuditStage:
             reader.close()
 
     def judge(self, *anchors: str, with_keys: bool = True) -> Report:
-        """Verify the log, beside its writer; its first public key is known from elsewhere."""
+        """Verify the log, beside its writer; its first public key is known from elsewhere.
+
+        The second verifier, which reads a log whole, must agree.
+        """
+        report = self._judge(*anchors, with_keys=with_keys)
+        if report.size - report.base_size > MANY_ROWS:
+            return report
+        ours = {one.flaw.name for one in report.findings} - {Flaw.PERSONAL_MISMATCH.name}
+        theirs = self.place.second_opinion(self.origin, str(self.vkey), anchors)
+        assert ours == theirs or Flaw.UNREADABLE.name in ours & theirs, f"two verifiers: {ours}, {theirs}"
+        return report
+
+    def _judge(self, *anchors: str, with_keys: bool) -> Report:
         try:
             reader = self.place.reader(self.origin)
         except StoreDamaged as error:

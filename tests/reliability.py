@@ -123,7 +123,10 @@ MATRIX: Final = (
             Row(
                 56,
                 "secrets and look-up strings in whatever is logged",
-                also=("test_log_lines_hold_no_content_and_no_stream_id",),
+                also=(
+                    "test_log_lines_hold_no_content_and_no_stream_id",
+                    "test_nothing_personal_is_ever_stored_in_clear",
+                ),
             ),
         ),
     ),
@@ -142,10 +145,26 @@ MATRIX: Final = (
         (
             Row(62, "Redis dies, stops, restarts empty, is full or read-only", later=STORES),
             Row(63, "Redis is slow", later=STORES),
-            Row(64, "the audit file's disk is full, read-only, locked or corrupt", later=STORES),
-            Row(65, "the gateway is killed at any point", later=STORES),
-            Row(66, "power is lost", later=STORES),
-            Row(67, "the clock jumps", later=STORES),
+            Row(
+                64,
+                "the audit file's disk is full, read-only, locked or corrupt",
+                also=(
+                    "test_s74_a_damaged_page_is_a_finding_and_no_crash",
+                    "test_a_store_in_trouble_fails_tickets_at_once_and_is_taken_up_again",
+                    "test_a_locked_file_refuses_new_starts_until_it_is_free",
+                ),
+            ),
+            Row(
+                65,
+                "the gateway is killed at any point",
+                also=("test_a_killed_process_loses_no_acknowledged_record",),
+            ),
+            Row(66, "power is lost"),
+            Row(
+                67,
+                "the clock jumps",
+                also=("test_a_clock_that_was_set_back_is_a_warning", "test_clocks_may_differ_by_the_leeway"),
+            ),
             Row(68, "a rolling restart with 500 answers under way", later=OPERATION),
             Row(
                 69,
@@ -167,8 +186,19 @@ MATRIX: Final = (
                     "test_made_up_labels_end_in_one_row",
                 ),
             ),
-            Row(74, "the audit trail is tampered with", later=STORES),
-            Row(75, "fuzzed event streams, frames, requests and settings"),
+            Row(
+                74,
+                "the audit trail is tampered with; erased, pruned, its key changed",
+                also=(
+                    "test_a_log_with_one_changed_cell_never_verifies",
+                    "test_an_erasure_leaves_a_log_that_verifies_and_the_others_in_it",
+                    "test_nothing_in_any_file_tells_of_an_erased_subject",
+                    "test_rows_past_their_term_are_deleted_and_the_rest_verifies",
+                    "test_another_key_seals_after_a_rotation_and_the_first_one_still_proves_all",
+                    "test_it_shares_no_code_with_the_first_one",
+                ),
+            ),
+            Row(75, "fuzzed event streams, frames, requests, settings and audit logs"),
         ),
     ),
 )

@@ -19,6 +19,7 @@ from subak.core.envelope import encode_preface, to_json, token_event
 from subak.core.errors import AuditUnavailable, ErrorCode, UpstreamError
 from subak.core.events import SOURCES, Ending, Event, Failed, Finished, FinishReason, UpstreamSink
 from subak.core.facts import StreamOpened
+from subak.core.ledger import Receipt
 from subak.core.lifecycle import OnDisconnect
 from subak.core.principal import ANONYMOUS, Principal
 from subak.core.question import Question
@@ -165,6 +166,9 @@ class PuppetCommitment:
 
     def when_done(self, callback: Callable[[bool], None]) -> None:
         self._callback = callback
+
+    def receipt(self) -> Receipt | None:
+        """Give none."""
 
     def comes_to(self, *, is_recorded: bool) -> None:
         """The record is safe, or never will be."""

@@ -5,7 +5,7 @@ of what is past its term.
 """
 
 import asyncio
-import importlib
+import errno
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from functools import partial
@@ -15,22 +15,23 @@ from typing import Final
 from subak import __version__
 from subak.audit.anchors import append_anchor
 from subak.audit.errors import LogInUse, StoreDamaged, StoreUnavailable
-from subak.audit.keys import BACK_UP, KeyFileError
+from subak.audit.keys import BACK_UP, AuditKeys, KeyFileError
 from subak.audit.log import AuditLog
-from subak.audit.opening import open_sqlite, open_writer
+from subak.audit.opening import open_writer
 from subak.audit.recorder import Recorder
 from subak.audit.recovery import recover
 from subak.audit.retention import Held, Pruned, prune
-from subak.audit.store import LogStore
-from subak.audit.writer import LogWriter
+from subak.audit.writer import Committed, LogWriter
 from subak.core.clock import Clock
 from subak.core.deadlines import Deadlines
 from subak.core.errors import AuditUnavailable
-from subak.core.facts import AuditKeysMade, AuditTroubled, CheckpointSealed, Crashed, Fact
+from subak.core.facts import AnchorFailed, AuditKeysMade, AuditTroubled, CheckpointSealed, Crashed, Fact
+from subak.core.ledger import Receipt
 from subak.core.live import AuditState
 from subak.core.notes import Checkpoint, Note, VerifierKey
+from subak.inspecting import store_of
 from subak.relay.crash import crash_site
-from subak.settings import Audit, Settings
+from subak.settings import Settings
 from subak.state import StateError
 
 FLUSH_S: Final = 10.0
@@ -47,7 +48,6 @@ NEEDS_RESTART: Final = (
 )
 _DAY_MS: Final = 86_400_000
 _NOT_FLUSHED: Final = "not_flushed"
-_ANCHOR: Final = "anchor_file"
 
 
 class Teller:
@@ -76,19 +76,26 @@ class Publisher:
     def __init__(self, anchor_file: Path | None, teller: Teller) -> None:
         self.failures = 0
         self._anchor_file = anchor_file
+        self._is_anchor_failing = False
         self._teller = teller
 
     def publish(self, note: str) -> None:
         """Publish a signed checkpoint. Called on the writer's thread, after it was stored."""
         checkpoint = Checkpoint.parse(Note.parse(note).text)
         self._teller.tell(CheckpointSealed(checkpoint.origin, checkpoint.size, checkpoint.root.hex(), note))
-        if self._anchor_file is None:
-            return
+        if self._anchor_file is not None:
+            self._anchor(self._anchor_file, note)
+
+    def _anchor(self, path: Path, note: str) -> None:
         try:
-            append_anchor(self._anchor_file, note)
-        except OSError:
+            append_anchor(path, note)
+        except OSError as error:
             self.failures += 1
-            self._teller.tell(AuditTroubled(_ANCHOR))
+            if not self._is_anchor_failing:
+                self._teller.tell(AnchorFailed(str(path), errno.errorcode.get(error.errno or 0, "unknown")))
+            self._is_anchor_failing = True
+        else:
+            self._is_anchor_failing = False
 
 
 class Retention:
@@ -167,7 +174,8 @@ async def open_auditing(
             "SUBAK_AUDIT__ENABLED=false."
         ) from error
     log = AuditLog(writer, clock, on_defect=teller.tell_crash)
-    recorder = Recorder(log, clock, is_strict=audit.mode == "strict", tell=teller.tell)
+    sign = partial(_receipt, writer.keys) if audit.receipts else None
+    recorder = Recorder(log, clock, is_strict=audit.mode == "strict", tell=teller.tell, sign=sign)
     recorder.open(version=__version__, store=audit.store)
     now = clock.monotonic()
     deadlines.watch(recorder, now)
@@ -179,7 +187,7 @@ def _open(settings: Settings, clock: Clock, secret: bytes, publisher: Publisher,
     writer = open_writer(
         settings.state_dir,
         clock,
-        open_store=_store_of(settings.audit, settings.state_dir),
+        open_store=store_of(settings),
         digest_secret=secret,
         publish=publisher.publish,
         on_keys_created=partial(_tell_of_keys, teller),
@@ -192,21 +200,9 @@ def _open(settings: Settings, clock: Clock, secret: bytes, publisher: Publisher,
     return writer
 
 
-def _store_of(audit: Audit, state_dir: Path) -> Callable[[str], LogStore]:
-    """Give what opens the store by the log's name.
-
-    Raises:
-        StateError: the store's driver isn't installed.
-    """
-    if audit.store == "sqlite":
-        return open_sqlite(state_dir)
-    assert audit.dsn is not None, "settings see to it"
-    try:
-        postgres = importlib.import_module("subak.audit.postgres")
-    except ImportError:
-        raise StateError("PostgreSQL's driver is not installed: pip install 'subak[postgres]'.") from None
-    store: Callable[[str], LogStore] = partial(postgres.PostgresStore, audit.dsn.reveal())
-    return store
+def _receipt(keys: AuditKeys, committed: Committed) -> Receipt:
+    signature = keys.sealing.sign_receipt(committed.seq, committed.leaf)
+    return Receipt(keys.origin, committed.seq, committed.leaf, signature)
 
 
 def _tell_of_keys(teller: Teller, path: Path, vkey: VerifierKey) -> None:

@@ -1,15 +1,19 @@
 """What operators see and do: everything that is counted, and the admin listener that shows it."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from subak import __version__
 from subak.admission.rollout import read_status
 from subak.admitting import Admitting
+from subak.audit.verdict import DAY_MS
+from subak.auditing import Auditing
 from subak.core.clock import Clock
 from subak.core.deadlines import Deadlines
 from subak.core.facts import Observer
 from subak.core.ledger import Ledger
+from subak.inspecting import judge, names_of, open_reader
 from subak.relay.crash import crash_site
 from subak.settings import Settings, as_text, catalogue, value_of
 from subak.state import AdminToken, load_admin_token
@@ -20,6 +24,7 @@ from subak.telemetry.metrics import Metrics
 from subak.telemetry.stats import Present, Stats, connections_snapshot
 from subak.versions import versions
 from subak.web.admin import AdminRoute, AdminRules
+from subak.web.audit import AuditRoutes, Trail
 from subak.web.ops import FlagRoutes, auth_events_route, drain_route, look_route, metrics_route
 from subak.web.ops_page import OpsLooks, OpsPage
 
@@ -46,6 +51,7 @@ class Machinery(NamedTuple):
     deadlines: Deadlines
     on_drain: Callable[[], None]
     ledger: Ledger
+    auditing: Auditing | None = None
 
 
 def admin_routes(parts: Machinery) -> list[AdminRoute]:
@@ -63,8 +69,25 @@ def admin_routes(parts: Machinery) -> list[AdminRoute]:
         *FlagRoutes(parts.admitting.flags, lambda: read_status(parts.settings().state_dir)).routes(),
         drain_route(parts.on_drain),
         auth_events_route(parts.watching.observer, parts.ledger.check),
+        *_audit_routes(parts),
         *_ops_page(parts).routes(),
     ]
+
+
+def _audit_routes(parts: Machinery) -> list[AdminRoute]:
+    if parts.auditing is None:
+        return []
+    settings = parts.settings()  # of the log only a restart changes anything
+    trail = Trail(
+        log=parts.auditing.log,
+        open_reader=partial(open_reader, settings),
+        names_of=partial(names_of, settings),
+        judge=partial(judge, settings),
+        term_ms=settings.audit.retention_days * DAY_MS,
+        check=parts.ledger.check,
+        clock=parts.clock,
+    )
+    return AuditRoutes(trail).routes()
 
 
 def _ops_page(parts: Machinery) -> OpsPage:

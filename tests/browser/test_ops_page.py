@@ -17,7 +17,7 @@ from subak.audit.sqlite import LOG_FILE
 from subak.core.facts import Crashed
 from subak.core.flag_state import overridden
 from subak.core.rollout import STREAMING, Overrides
-from subak.testing import Gate, Head, ScriptedUpstream, Step
+from subak.testing import FakeClock, Gate, Head, ScriptedUpstream, Step
 from tests.browser.visit import Visit
 from tests.integration.gateway import ANSWER, CIAO, Client, Running, ask, get, question_url, running, scripted
 
@@ -296,6 +296,14 @@ async def test_it_is_used_by_keyboard_alone(chromium: Browser) -> None:
         assert await unnamed.count() == 0
 
 
+async def test_every_link_to_json_leads_somewhere(chromium: Browser) -> None:
+    async with running() as gateway, at_the_page(chromium, gateway) as here:
+        links = await here.page.locator("a[href^='/']").evaluate_all("found => found.map(a => a.getAttribute('href'))")
+        assert {"/-/stats", "/-/history", "/-/connections", "/-/rollout", "/-/limits", "/-/errors"} <= set(links)
+        for link in set(links):
+            assert (await here.page.request.get(here.url + link)).status == HTTPStatus.OK, link
+
+
 async def test_the_page_is_only_on_the_admin_listener_and_only_for_operators() -> None:
     async with running() as gateway:
         admin = gateway.gateway.admin_url
@@ -303,8 +311,21 @@ async def test_the_page_is_only_on_the_admin_listener_and_only_for_operators() -
             assert (await get(gateway, target)).status == HTTPStatus.NOT_FOUND
             assert (await ask(admin, "GET", target)).status == HTTPStatus.UNAUTHORIZED
         assert (await get(gateway, "/static/ops.js")).status == HTTPStatus.NOT_FOUND
-        home = await ask(admin, "GET", "/", [("Authorization", f"Bearer {admin_token(gateway)}")])
+        login = [("Authorization", f"Bearer {admin_token(gateway)}")]
+        home = await ask(admin, "GET", "/", login)
         assert (home.status, home.header("Location")) == (HTTPStatus.FOUND, "/-/")
+
+
+async def test_the_history_is_given_from_a_moment_on_and_a_moment_that_is_none_is_told() -> None:
+    async with running(clock=FakeClock()) as gateway:
+        gateway.pass_time(12)
+        times = (await operate(gateway, "GET", "/-/history"))["at_ms"]
+        assert len(times) == 3
+        assert (await operate(gateway, "GET", f"/-/history?after={times[0]}"))["at_ms"] == times[1:]
+        login = [("Authorization", f"Bearer {admin_token(gateway)}")]
+        answer = await ask(gateway.gateway.admin_url, "GET", "/-/history?after=yesterday", login)
+        assert answer.status == HTTPStatus.UNPROCESSABLE_ENTITY
+        assert b"milliseconds since the epoch" in answer.body
 
 
 async def test_the_audit_trail_is_searched_and_verified(chromium: Browser) -> None:

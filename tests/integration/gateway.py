@@ -294,7 +294,11 @@ class Client:
         if receive_bytes is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         raw.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(raw, (parts.hostname, parts.port))
+        try:
+            await asyncio.get_running_loop().sock_connect(raw, (parts.hostname, parts.port))
+        except OSError:
+            raw.close()
+            raise
         client = cls(*await asyncio.open_connection(sock=raw))
         try:
             yield client

@@ -1,4 +1,4 @@
-"""A real Prometheus in a folder of its own, which scrapes what a test tells it to."""
+"""A real Prometheus in a folder of its own, which scrapes what a test tells it to, and its tool."""
 
 import asyncio
 import socket
@@ -92,11 +92,16 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(target: str) -> AsyncIterator[Prometheus]:
-    """Run one that scrapes `target` (host and port) every quarter of a second, with our rules, until left."""
+async def prometheus(target: str, token: str | None = None) -> AsyncIterator[Prometheus]:
+    """Run one that scrapes `target` (host and port) every quarter of a second, with our rules, until left.
+
+    `token`: it logs in with it, as it says in a file.
+    """
     with tempfile.TemporaryDirectory(prefix="subak-prometheus-") as name:
         folder = Path(name)
-        (folder / "prometheus.yml").write_text(_settings(target), encoding="utf-8")
+        (folder / "token").write_text(token or "", encoding="utf-8")
+        login = "" if token is None else f", authorization: {{ credentials_file: '{folder / 'token'}' }}"
+        (folder / "prometheus.yml").write_text(_settings(target, login), encoding="utf-8")
         process, url = await _start(folder)
         try:
             yield Prometheus(url)
@@ -106,11 +111,26 @@ async def prometheus(target: str) -> AsyncIterator[Prometheus]:
                 await process.wait()
 
 
-def _settings(target: str) -> str:
+async def promtool(*arguments: str, given: bytes = b"") -> tuple[int, str]:
+    """Run its tool in the folder of the rules; give exit code and all that it says."""
+    started = await asyncio.create_subprocess_exec(
+        program("promtool"),
+        *arguments,
+        cwd=RULES,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await started.communicate(given)
+    assert started.returncode is not None
+    return started.returncode, output.decode()
+
+
+def _settings(target: str, login: str) -> str:
     return (
         "global: { scrape_interval: 250ms, scrape_timeout: 200ms, evaluation_interval: 250ms }\n"
         f"rule_files: ['{RULES / 'alerts.yml'}']\n"
-        f"scrape_configs: [{{ job_name: subak, static_configs: [{{ targets: ['{target}'] }}] }}]\n"
+        f"scrape_configs: [{{ job_name: subak, static_configs: [{{ targets: ['{target}'] }}]{login} }}]\n"
     )
 
 

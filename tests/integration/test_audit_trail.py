@@ -18,8 +18,8 @@ import pytest
 from subak.audit.anchors import read_anchors
 from subak.audit.keys import load_keys
 from subak.audit.postgres import PostgresReader
-from subak.audit.verdict import Doubt, Report
-from subak.core.facts import AuditKeysMade, CheckpointSealed, ReaderLeft
+from subak.audit.verdict import Doubt, Flaw, Receipt, Report
+from subak.core.facts import AnchorFailed, AuditKeysMade, CheckpointSealed, ReaderLeft
 from subak.testing import End, Head, ScriptedUpstream, Stall
 from tests.integration.gateway import (
     ANSWER,
@@ -30,6 +30,7 @@ from tests.integration.gateway import (
     Client,
     Running,
     ask,
+    data_of,
     get,
     parse_frames,
     post,
@@ -283,6 +284,8 @@ async def test_an_anchor_file_that_cannot_be_written_is_told_and_counted(tmp_pat
         assert isinstance(stats.json, dict)
         audit = stats.json["present"]["audit"]
         assert audit["failed_checkpoints"] >= 1
+        (failed,) = gateway.observer.of(AnchorFailed)
+        assert failed.reason == "ENOENT"
         assert (audit["lost"], audit["trouble"]) == (0, None)
 
 
@@ -303,3 +306,15 @@ def read_from(server: Postgres, state_dir: Path) -> tuple[list[str], Report]:
     """Give the operations of the trail in a database, and what its verification finds."""
     reader = PostgresReader(server.dsn, load_keys(state_dir).origin)
     return [row.operation for row in reader.rows(0)], judge(state_dir, reader=reader)
+
+
+async def test_done_carries_a_receipt_that_the_log_keeps(tmp_path: Path) -> None:
+    async with scripted() as upstream, audited(upstream, tmp_path, {"SUBAK_AUDIT__RECEIPTS": "true"}) as gateway:
+        answer = await get(gateway, question_url())
+    done = data_of(parse_frames(answer.body)[-1])
+    receipt = msgspec.convert(done["receipt"], Receipt)
+    (start,) = entries_of(tmp_path, "stream.start")
+    assert receipt.seq == start.row.seq
+    assert not judge(tmp_path, receipts=(receipt,)).findings
+    forged = msgspec.structs.replace(receipt, leaf=bytes(32))
+    assert {finding.flaw for finding in judge(tmp_path, receipts=(forged,)).findings} == {Flaw.BAD_RECEIPT}

@@ -1,34 +1,11 @@
 """Prometheus' own tool has nothing to say against what we export, and our alerts fire when they should."""
 
-import asyncio
-import shutil
-from pathlib import Path
-from typing import Final
-
 import pytest
 
 from tests.integration.gateway import ONE_LOOP, ask, get, question_url, running, scripted
-
-PROMETHEUS: Final = Path(__file__).parents[2] / "deploy" / "prometheus"
+from tests.integration.prometheus import RULES, promtool
 
 pytestmark = pytest.mark.real
-
-
-async def promtool(*arguments: str, given: bytes = b"") -> tuple[int, str]:
-    """Run it in the folder of the rules; give exit code and all that it says."""
-    command = shutil.which("promtool")
-    assert command is not None, "promtool is missing: apt-get install prometheus"
-    started = await asyncio.create_subprocess_exec(
-        command,
-        *arguments,
-        cwd=PROMETHEUS,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await started.communicate(given)
-    assert started.returncode is not None
-    return started.returncode, output.decode()
 
 
 @ONE_LOOP
@@ -63,6 +40,6 @@ async def test_alerts_fire_when_they_should_and_only_then() -> None:
 
 
 def test_each_alert_has_a_case_in_which_it_fires() -> None:
-    rules, cases = ((PROMETHEUS / name).read_text(encoding="utf-8") for name in ("alerts.yml", "alerts_test.yml"))
+    rules, cases = ((RULES / name).read_text(encoding="utf-8") for name in ("alerts.yml", "alerts_test.yml"))
     alerts = [line.split()[-1] for line in rules.splitlines() if "- alert:" in line]
     assert [alert for alert in alerts if f'alertname="{alert}"' not in cases] == []

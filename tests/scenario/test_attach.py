@@ -4,7 +4,7 @@ import pytest
 
 from subak.core.cursor import ENTROPY_BYTES, Cursor, make_stream_id, tag_of
 from subak.core.errors import CursorAhead, CursorExpired, StreamNotFound
-from subak.core.facts import ReaderAttached, StopRequested
+from subak.core.facts import Person, ReaderAttached, StopRequested
 from subak.core.principal import ANONYMOUS, Principal
 from subak.relay.hub import AlreadyRead, Reading, Recap
 from tests.scenario.conftest import MakeStage
@@ -220,7 +220,7 @@ def test_an_anonymous_stream_belongs_to_whoever_has_its_id(stage: Stage) -> None
     stream_id = stage.open()
     assert isinstance(stage.attach(stream_id, principal=BEN), Reading)
     stage.stop(stream_id, principal=BEN)
-    assert stage.facts.of(StopRequested) == [StopRequested(stream_id, was_live=True)]
+    assert stage.facts.of(StopRequested) == [StopRequested(stream_id, was_live=True, who=Person(BEN.id))]
 
 
 def test_the_fact_of_attaching_tells_a_resume_from_a_first_read(stage: Stage) -> None:

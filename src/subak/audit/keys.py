@@ -246,7 +246,7 @@ def _replace(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     former = path.open("r+b") if path.exists() else None
     fresh.rename(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     if former is None:
         return
     with former:
@@ -255,7 +255,8 @@ def _replace(path: Path, content: bytes) -> None:
         os.fsync(former.fileno())
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Have the names in a directory outlive a power loss. Raises: OSError."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -19,6 +19,7 @@ from subak.audit.log import AuditLog
 from subak.audit.operations import FIELDS, Operation, PersonalField
 from subak.audit.records import Personal, Record, Subject
 from subak.audit.starts import COMMIT_S, Start, Starts
+from subak.audit.writer import Committed
 from subak.core.clock import Clock
 from subak.core.errors import (
     AuditUnavailable,
@@ -44,6 +45,7 @@ from subak.core.facts import (
     StreamEnded,
     StreamOpened,
 )
+from subak.core.ledger import Receipt
 
 STALLED: Final = "stalled"
 """The trouble of a store that neither takes records nor says why not."""
@@ -72,9 +74,17 @@ class Recorder:
     Everything here runs in one event loop; nothing of it waits for the disk.
     """
 
-    def __init__(self, log: AuditLog, clock: Clock, *, is_strict: bool, tell: Callable[[Fact], None]) -> None:
-        """`tell` hears when nothing can be recorded, and when that is over."""
-        self._starts = Starts()
+    def __init__(
+        self,
+        log: AuditLog,
+        clock: Clock,
+        *,
+        is_strict: bool,
+        tell: Callable[[Fact], None],
+        sign: Callable[[Committed], Receipt] | None = None,
+    ) -> None:
+        """`tell` hears when nothing can be recorded, and when that is over; `sign` makes receipts, if there are any."""
+        self._starts = Starts(sign)
         self._log = log
         self._clock = clock
         self._is_strict = is_strict

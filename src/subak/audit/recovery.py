@@ -28,6 +28,7 @@ _LOOKED_AT: Final = (
 
 
 class _Core(msgspec.Struct):
+    boot: str
     mono_ms: int
     policy: str = ""
     code: str = ""
@@ -36,7 +37,7 @@ class _Core(msgspec.Struct):
 
 
 class _Left(NamedTuple):
-    """What was left open: digests of streams, and rows of refusals."""
+    """What may have been left open, newest first: digests of streams, and refusals with what counts them."""
 
     streams: list[str]
     violations: list[tuple[Row, _Core]]
@@ -52,7 +53,7 @@ def recover(writer: LogWriter, *, max_age_s: float) -> int:
     """
     left = _left_open(writer.store, int(max_age_s * 1000))
     records = [Record(Operation.STREAM_END, {"outcome": INTERRUPTED}, stream=stream) for stream in left.streams]
-    records += [_at_least_one(writer, row, core) for row, core in left.violations]
+    records += _uncounted(writer, left.violations)
     stamped = [writer.stamp(record) for record in records]
     for start in range(0, len(stamped), MAX_BATCH_ROWS):
         writer.append(stamped[start : start + MAX_BATCH_ROWS])
@@ -62,21 +63,17 @@ def recover(writer: LogWriter, *, max_age_s: float) -> int:
 def _left_open(store: LogReader, max_age_ms: int) -> _Left:
     """Walk back through the last process' rows, for as long as one of its streams could have lived."""
     ended: set[str | None] = set()
-    closed: set[tuple[bytes | None, str]] = set()
     left = _Left([], [])
-    newest_ms: int | None = None
+    newest_ms: dict[str, int] = {}
     for row, core in _last_process(store):
-        newest_ms = core.mono_ms if newest_ms is None else newest_ms
-        age_ms = newest_ms - core.mono_ms
+        age_ms = newest_ms.setdefault(core.boot, core.mono_ms) - core.mono_ms
         if age_ms > 2 * max_age_ms:  # twice, for the setting may have been larger then
             break
         if row.operation == Operation.STREAM_END:
             ended.add(row.stream)
         elif row.operation == Operation.STREAM_START:
             left.streams.extend([] if row.stream is None or row.stream in ended else [row.stream])
-        elif core.count:
-            closed.add((row.subject, core.policy))
-        elif age_ms <= _WINDOW_MS and (row.subject, core.policy) not in closed:
+        elif age_ms <= _WINDOW_MS:
             left.violations.append((row, core))
     return left
 
@@ -89,16 +86,21 @@ def _last_process(store: LogReader) -> Iterator[tuple[Row, _Core]]:
         yield row, msgspec.json.decode(row.core, type=_Core)
 
 
-def _at_least_one(writer: LogWriter, row: Row, core: _Core) -> Record:
-    fields = {
-        "outcome": row.outcome or "",
-        "policy": core.policy,
-        "code": core.code,
-        "status": core.status,
-        "count": 1,
-        "is_lower_bound": True,
-    }
-    return Record(Operation.RATE_LIMIT_VIOLATION, fields, personal=_person_of(writer, row))
+def _uncounted(writer: LogWriter, violations: list[tuple[Row, _Core]]) -> Iterator[Record]:
+    """Give a lower bound for each refusal that no count came after."""
+    counted: set[tuple[Subject | None, str]] = set()
+    for row, core in violations:
+        who = _person_of(writer, row)
+        account = (None if who is None else who.subject, core.policy)
+        if core.count:
+            counted.add(account)
+        elif account not in counted:
+            yield _at_least_one(core, who)
+
+
+def _at_least_one(core: _Core, who: Personal | None) -> Record:
+    fields = {"outcome": "refused", "policy": core.policy, "code": core.code, "status": core.status}
+    return Record(Operation.RATE_LIMIT_VIOLATION, fields | {"count": 1, "is_lower_bound": True}, personal=who)
 
 
 def _person_of(writer: LogWriter, row: Row) -> Personal | None:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Final
 
 from subak.audit.log import Ticket
+from subak.audit.writer import Committed
+from subak.core.ledger import Receipt
 
 COMMIT_S: Final = 5.0
 """A start that isn't on disk after so long counts as one that can't be recorded, for who waits for it."""
@@ -12,8 +14,10 @@ COMMIT_S: Final = 5.0
 class Starts:
     """Those that somebody waits for, oldest first. Everything here runs in one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, sign: Callable[[Committed], Receipt] | None) -> None:
+        """`sign` makes receipts; without it there are none."""
         self._waiting: dict[Start, None] = {}
+        self._sign = sign
 
     def __len__(self) -> int:
         """Count them."""
@@ -21,7 +25,7 @@ class Starts:
 
     def take(self, ticket: Ticket, now: float) -> "Start":
         """Give what can be waited for; `now` in monotonic seconds."""
-        start = Start(ticket, now, self._waiting.pop)
+        start = Start(ticket, now, self._waiting.pop, self._sign)
         self._waiting[start] = None
         return start
 
@@ -36,13 +40,20 @@ class Starts:
 class Start:
     """One of them (`core.ledger.Commitment`)."""
 
-    __slots__ = ("_callback", "_forget", "_ticket", "since")
+    __slots__ = ("_callback", "_forget", "_sign", "_ticket", "since")
 
-    def __init__(self, ticket: Ticket, since: float, forget: Callable[["Start", None], None]) -> None:
+    def __init__(
+        self,
+        ticket: Ticket,
+        since: float,
+        forget: Callable[["Start", None], None],
+        sign: Callable[[Committed], Receipt] | None,
+    ) -> None:
         """`forget` is called with it once it is settled."""
         self.since = since
         self._ticket = ticket
         self._forget = forget
+        self._sign = sign
         self._callback: Callable[[bool], None] | None = None
 
     def when_done(self, callback: Callable[[bool], None]) -> None:
@@ -56,3 +67,8 @@ class Start:
         callback, self._callback = self._callback, None
         if callback is not None:
             callback(is_recorded)
+
+    def receipt(self) -> Receipt | None:
+        """Give what proves the record to a reader; None while it isn't on disk, and where receipts aren't given."""
+        committed = self._ticket.committed
+        return None if self._sign is None or committed is None else self._sign(committed)

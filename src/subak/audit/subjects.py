@@ -23,6 +23,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from subak.audit.errors import StoreDamaged, StoreUnavailable, trouble_of
+from subak.audit.keys import sync_directory
 
 SUBJECT_FOLDER: Final = "audit-subjects"
 NUMBER_BYTES: Final = 8
@@ -68,13 +69,15 @@ class SubjectKeyReader:
         Raises:
             StoreUnavailable: the file can't be read. StoreDamaged: the wrapped key doesn't open.
         """
-        month, place = _place_of(number)
-        with _translated():
-            handle = self._open(month)
-            record = b"" if handle is None else os.pread(handle, RECORD_BYTES, place)
+        month, _ = _place_of(number)
+        record = self._record(number)
         if len(record) < RECORD_BYTES or record == _GONE:
             return None
         return self._read(month, record)
+
+    def is_destroyed(self, number: bytes) -> bool:
+        """Whether there was a key that an erasure destroyed. Raises: StoreUnavailable."""
+        return self._record(number) == _GONE
 
     def numbers_of(self, month: str, names: Collection[bytes]) -> Iterator[bytes]:
         """Give the numbers of all records of a month with one of these names: reads the file through."""
@@ -95,6 +98,12 @@ class SubjectKeyReader:
         for handle in self._handles.values():
             os.close(handle)
         self._handles.clear()
+
+    def _record(self, number: bytes) -> bytes:
+        month, place = _place_of(number)
+        with _translated():
+            handle = self._open(month)
+            return b"" if handle is None else os.pread(handle, RECORD_BYTES, place)
 
     def _open(self, month: str) -> int | None:
         """Give the file of a month; None when there is none."""
@@ -129,6 +138,7 @@ class SubjectKeys(SubjectKeyReader):
         self._fresh: dict[str, list[bytes]] = {}
         with _translated():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync_directory(folder.parent)
 
     def key_for(self, month: str, name: bytes, owner: bytes = b"") -> SubjectKey:
         """Give the key of a pseudonym in a month: the one used lately, else a new one.
@@ -210,6 +220,7 @@ class SubjectKeys(SubjectKeyReader):
         if handle is None:
             handle = self._handles[month] = os.open(self._path(month), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._ends[month] = os.fstat(handle).st_size // RECORD_BYTES
+            sync_directory(self._folder)
         return handle
 
 

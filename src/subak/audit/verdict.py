@@ -43,6 +43,8 @@ class Doubt(StrEnum):
     NO_ANCHOR = "no anchor was given: going back to an older signed state can't be seen"
     KEY_NOT_PINNED = "the key was taken from the state directory: give the noted one with --vkey"
     ANCHOR_PRUNED = "an anchor is older than the oldest row that is kept: it can't be compared"
+    RESTORED = "the log was put back from a back-up: rows that were written after it are gone"
+    GIVEN_UP = "an anchor or a receipt is of rows that a restore gave up: it can't be compared"
     CLOCK_WENT_BACK = "the clock went back while the log ran"
     UNSEALED_ROWS = "the newest rows aren't sealed yet"
 

@@ -92,8 +92,8 @@ class _KeyChain:
             self._keys.append((seq + 1, successor))
 
     def at(self, size: int) -> VerifierKey:
-        """Give the key that seals a log of that size."""
-        return next(key for start, key in reversed(self._keys) if size >= start)
+        """Give the key that seals a log of that size; of no size that there is, the first one."""
+        return next((key for start, key in reversed(self._keys) if size >= start), self._keys[0][1])
 
 
 class _Verification:
@@ -157,16 +157,11 @@ class _Verification:
 
     def _read_anchors(self) -> list[_Anchor]:
         """Give the anchors that can be compared, by size."""
-        found: dict[int, bytes] = {}
-        for note in self._evidence.anchors:
-            anchor = self._open_anchor(note)
-            if anchor is None:
-                continue
-            if found.setdefault(anchor.size, anchor.root) != anchor.root:
-                self._findings.add(Flaw.FORK, anchor.size, "two anchors contradict each other")
+        opened = {_Anchor(one.size, one.root) for one in map(self._open_anchor, self._evidence.anchors) if one}
+        for anchor in opened:
             if anchor.size < self.base_size:
                 self._findings.warn(Doubt.ANCHOR_PRUNED, anchor.size)
-        return [_Anchor(size, found[size]) for size in sorted(found) if size >= self.base_size]
+        return sorted(anchor for anchor in opened if anchor.size >= self.base_size)
 
     def _open_anchor(self, note: str) -> Checkpoint | None:
         try:
@@ -266,11 +261,20 @@ class _Verification:
             self._tree, self._has_gap = tree, False
 
     def _compare_anchor(self, anchor: _Anchor) -> None:
-        if self._tree.size < anchor.size:
+        is_behind = self._tree.size < anchor.size
+        if not is_behind and (self._has_gap or self._tree.size != anchor.size or self._tree.root() == anchor.root):
+            return
+        if self._is_given_up(anchor.size - 1):
+            self._findings.warn(Doubt.GIVEN_UP, anchor.size)
+        elif is_behind:
             detail = f"it has {self._tree.size} rows, once it had {anchor.size}"
             self._findings.add(Flaw.BEHIND_ANCHOR, anchor.size, detail)
-        elif not self._has_gap and self._tree.size == anchor.size and self._tree.root() != anchor.root:
+        else:
             self._findings.add(Flaw.FORK, anchor.size, "the anchor's root is another one")
+
+    def _is_given_up(self, seq: int) -> bool:
+        """Whether a row of the log before a restore once stood there; the restore says so itself."""
+        return any(start <= seq < stop for start, stop in self._rows.given_up)
 
     def _open(self, stored: StoredCheckpoint) -> Checkpoint | None:
         """Give a stored checkpoint if this log's key signed it."""
@@ -290,7 +294,13 @@ class _Verification:
     def _compare_receipts(self, seq: int, leaf: bytes) -> None:
         for receipt in self._receipts.pop(seq, ()):
             if receipt.leaf != leaf:
-                self._findings.add(Flaw.BAD_RECEIPT, seq, "the row isn't the one that was promised")
+                self._miss_receipt(seq, "the row isn't the one that was promised")
+
+    def _miss_receipt(self, seq: int, detail: str) -> None:
+        if self._is_given_up(seq):
+            self._findings.warn(Doubt.GIVEN_UP, seq)
+        else:
+            self._findings.add(Flaw.BAD_RECEIPT, seq, detail)
 
     # --- after the rows ----------------------------------------------------------------
 
@@ -343,7 +353,7 @@ class _Verification:
 
     def _judge_evidence(self) -> None:
         for seq in self._receipts:
-            self._findings.add(Flaw.BAD_RECEIPT, seq, "there is no such row")
+            self._miss_receipt(seq, "there is no such row")
         if not self._evidence.anchors:
             self._findings.warn(Doubt.NO_ANCHOR, self._tree.size)
         if not self._evidence.is_pinned:

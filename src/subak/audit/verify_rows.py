@@ -45,6 +45,10 @@ class _PruneCore(msgspec.Struct):
     term_ms: int
 
 
+class _RestoreCore(msgspec.Struct):
+    size: int
+
+
 class _RotateCore(msgspec.Struct):
     vkey: str
     signature: str
@@ -74,6 +78,8 @@ class RowChecks:
         self.erased: list[Span] = []
         self.rotations: dict[int, tuple[str, str]] = {}
         self.prunes: dict[int, Prune] = {}
+        self.given_up: list[Span] = []
+        """Rows that were there until the log was put back from a back-up."""
         self.first_time_ms = 0
         """When the oldest row was written."""
 
@@ -141,6 +147,9 @@ class RowChecks:
             case Operation.RETENTION_PRUNE:
                 prune = msgspec.json.decode(row.core, type=_PruneCore)
                 self.prunes[prune.size] = Prune(row.seq, core.time_ms, prune.term_ms)
+            case Operation.LOG_RESTORE:
+                self.given_up.append(Span(row.seq, msgspec.json.decode(row.core, type=_RestoreCore).size))
+                self._findings.warn(Doubt.RESTORED, row.seq)
             case _:
                 pass
 

@@ -28,7 +28,7 @@ class IdempotencyKey(msgspec.Struct, frozen=True):
     fingerprint: bytes
 
 
-class Batch(NamedTuple):
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """Consecutive events as frames. `last_seq` is the last one's seq; `is_end`: that one is the terminal event."""
 
     last_seq: int

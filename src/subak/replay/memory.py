@@ -14,7 +14,7 @@ import msgspec
 from subak.core.clock import Clock
 from subak.core.envelope import encode_frames, frame_head, text_of
 from subak.core.errors import BudgetExhausted, CursorExpired, KeyReused
-from subak.core.events import DONE, EVENT_OVERHEAD_BYTES, TOKEN, Event
+from subak.core.events import DONE, EVENT_OVERHEAD_BYTES, TERMINAL_TYPES, TOKEN, Event
 from subak.replay.base import (
     Batch,
     Created,
@@ -36,36 +36,34 @@ MAX_TOMBSTONES: Final = 100_000
 class MemoryLog:
     """One stream's events in a list; an event's seq is its index plus one."""
 
-    __slots__ = ("_events", "_on_change", "_readers", "head", "is_ended", "meta", "size_bytes")
+    __slots__ = ("_events", "_on_change", "_readers", "head", "is_ended", "last_seq", "meta", "size_bytes")
 
     def __init__(self, meta: StreamMeta, on_change: Callable[["MemoryLog", int], None]) -> None:
         """`on_change(log, grown_bytes)` is called after each append."""
         self.meta = meta
         self.head = frame_head(meta.stream_id)
         self.size_bytes = 0
+        self.last_seq = 0
+        """The newest event's seq; 0 when there is none. Kept beside the list: it is asked for with every event."""
         self.is_ended = False
         self._events: list[Event] = []
-        self._readers: list[LogReader] = []
+        self._readers: tuple[LogReader, ...] = ()
         self._on_change = on_change
-
-    @property
-    def last_seq(self) -> int:
-        """The newest event's seq; 0 when there is none."""
-        return len(self._events)
 
     def append(self, events: Sequence[Event]) -> int:
         """Add events and hand them to the readers, inside the call; nothing stays unsafe."""
         if self.is_ended:
             raise LogClosed(f"append after the terminal event, at seq {self.last_seq}")
-        first_seq = len(self._events) + 1
+        first_seq = self.last_seq + 1
         self._events += events
+        self.last_seq += len(events)
         grown_bytes = size_of(events)
         self.size_bytes += grown_bytes
-        self.is_ended = events[-1].is_terminal
+        self.is_ended = events[-1].type in TERMINAL_TYPES
         if self._readers:
             frames = encode_frames(self.head, first_seq, events)
-            batch = Batch(len(self._events), frames, grown_bytes, self.is_ended)
-            for reader in tuple(self._readers):
+            batch = Batch(self.last_seq, frames, grown_bytes, self.is_ended)
+            for reader in self._readers:
                 reader.on_batch(first_seq, batch)
         self._on_change(self, grown_bytes)
         return 0
@@ -112,12 +110,11 @@ class MemoryLog:
 
     def subscribe(self, reader: LogReader) -> None:
         """Call `reader` for every later append."""
-        self._readers.append(reader)
+        self._readers = (*self._readers, reader)
 
     def unsubscribe(self, reader: LogReader) -> None:
         """Call it no more. Idempotent."""
-        if reader in self._readers:
-            self._readers.remove(reader)
+        self._readers = tuple([other for other in self._readers if other is not reader])
 
 
 class _Retryable(msgspec.Struct):

@@ -19,13 +19,14 @@ def element(name: str, /, *content: str, **attributes: str | bool | None) -> Mar
 
     True is an attribute without a value, None and False leave it away.
     """
-    head = f"<{name}{''.join(_attribute(key, value) for key, value in attributes.items())}>"
+    given = "".join([_attribute(key, value) for key, value in attributes.items()]) if attributes else ""
+    head = f"<{name}{given}>"
     return Markup(head if name in _VOID else f"{head}{joined(content)}</{name}>")
 
 
 def joined(parts: Iterable[str]) -> Markup:
     """Give parts one after the other."""
-    return Markup("".join(part if isinstance(part, Markup) else escape(part) for part in parts))
+    return Markup("".join([part if isinstance(part, Markup) else escape(part) for part in parts]))
 
 
 def _attribute(name: str, value: str | bool | None) -> str:  # noqa: FBT001 - an attribute's value

@@ -5,7 +5,9 @@ for the page again every two seconds and takes over what has changed: there is o
 Changes are made by the same JSON routes that programs use.
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+import re
+from collections.abc import Callable, Iterator
 from importlib import resources
 from string import Template
 from typing import Final, NamedTuple
@@ -16,6 +18,7 @@ from subak.admission.flag_store import FlagsUnusable
 from subak.admission.flags import Flags
 from subak.admission.limiter import Figures
 from subak.admission.rollout import RolloutStatus
+from subak.core.errors import InvalidField
 from subak.core.flag_state import FlagView
 from subak.core.rollout import STREAMING
 from subak.core.rollout_plan import Phase
@@ -31,11 +34,11 @@ from subak.web.problems import json_response
 from subak.web.tables import rows
 from subak.web.wording import duration, moment
 
-SHOWN: Final = 100
+SHOWN: Final = 50
 """Streams and responses on the page; `/-/connections` has a thousand."""
 CHANGES: Final = 20
 """Entries of the flag's history on the page; `/-/flags/…/history` has a hundred."""
-_MAX_MS_DIGITS: Final = 16
+_MOMENT: Final = re.compile(r"[0-9]{1,16}")
 _FILE_HEADERS: Final = {"Cache-Control": "no-cache"}
 
 
@@ -79,8 +82,12 @@ class OpsPage:
         raise web.HTTPFound("/-/")
 
     async def page(self, request: web.Request) -> web.Response:
-        """Give the page as things stand."""
-        return web.Response(text=self._page.substitute(self._parts(actor_of(request))), content_type="text/html")
+        """Give the page as things stand. It takes milliseconds: tokens may pass between its parts."""
+        parts: dict[str, str] = {}
+        for part in self._parts(actor_of(request)):
+            parts |= {name: joined([content]) for name, content in part.items()}
+            await asyncio.sleep(0)
+        return web.Response(text=self._page.substitute(parts), content_type="text/html")
 
     async def asset(self, request: web.Request) -> web.Response:
         """Give a script, style sheet or picture of the page."""
@@ -88,30 +95,29 @@ class OpsPage:
 
     async def history(self, request: web.Request) -> web.Response:
         """Give the last hour's latency and load; with `?after=`, milliseconds since the epoch, what is newer."""
-        after = request.query.get("after", "")
-        is_moment = after.isascii() and after.isdigit() and len(after) <= _MAX_MS_DIGITS
-        return json_response(self._looks.history(int(after) if is_moment else 0))
+        after = request.query.get("after", "0")
+        if _MOMENT.fullmatch(after) is None:
+            raise InvalidField("$.after", "milliseconds since the epoch")
+        return json_response(self._looks.history(int(after)))
 
-    def _parts(self, actor: str) -> dict[str, str]:
+    def _parts(self, actor: str) -> Iterator[dict[str, str]]:
+        """Give what fills the page's gaps; what isn't markup is text."""
         looks = self._looks
-        snapshot, errors = looks.stats(), looks.errors()
         flag = looks.flags.view(STREAMING)
-        texts = {
-            "actor": actor,
-            "version": looks.version,
-            "uptime": duration(snapshot.uptime_s),
-            "flag_key": STREAMING,
-            "effect": flag.effect,
-            "error_count": f"{errors.total} since the start",
-        }
-        return {
-            **{name: joined([text]) for name, text in texts.items()},
-            "at": moment(snapshot.at_ms),
-            **_figures(snapshot, flag),
-            **_connections(looks.connections(SHOWN)),
-            **self._flag(flag),
+        snapshot = looks.stats()
+        yield {"actor": actor, "version": looks.version, "flag_key": STREAMING}
+        yield _figures(snapshot, flag)
+        yield _tables(snapshot)
+        connections = looks.connections(SHOWN)
+        yield _streams(connections)
+        yield _readers(connections)
+        yield self._flag(flag)
+        errors = looks.errors()
+        yield {
             "limits": sections.limits(looks.limits()),
             "errors": sections.errors(errors),
+            "error_count": f"{errors.total} since the start",
+            "operations": sections.operations(),
         }
 
     def _flag(self, flag: FlagView) -> dict[str, str]:
@@ -121,13 +127,14 @@ class OpsPage:
         is_live = rollout is not None and not rollout.phase.is_over
         phase = None if rollout is None else rollout.phase
         return {
+            "effect": flag.effect,
             "changes": self._changes(),
             "percentage": "" if percentage is None else f"{percentage:g}",
             "cannot_switch_on": _disabled(not flag.is_permitted or not flag.overrides.is_off),
             "cannot_switch_off": _disabled(flag.overrides.is_off),
             "cannot_set": _disabled(is_live),
             "rollout_state": rollouts.rollout_state(rollout, looks.flags.now()),
-            "verdict": joined([rollouts.verdict(rollout, status)]),
+            "verdict": rollouts.verdict(rollout, status),
             "criteria": rollouts.criteria(rollout, status),
             "cannot_pause": _disabled(phase is not Phase.RUNNING),
             "cannot_resume": _disabled(not is_live or phase is Phase.RUNNING or flag.overrides.is_off),
@@ -142,30 +149,36 @@ class OpsPage:
 
 
 def _figures(snapshot: Snapshot, flag: FlagView) -> dict[str, str]:
+    present = snapshot.present
     return {
+        "at": moment(snapshot.at_ms),
+        "uptime": duration(snapshot.uptime_s),
         "state": sections.state(snapshot, flag),
         "attention": sections.attention(snapshot, flag),
         "tiles": sections.tiles(snapshot),
+        "audit": sections.audit(present.audit),
+        "cannot_drain": _disabled(present.is_draining),
+        "cannot_search": _disabled(present.audit is None),
+    }
+
+
+def _tables(snapshot: Snapshot) -> dict[str, str]:
+    return {
         "latencies": sections.latencies(snapshot),
         "outcomes": sections.outcomes(snapshot),
         "refusals": sections.refusals(snapshot),
         "upstreams": sections.upstreams(snapshot.present.upstreams),
-        "audit": sections.audit(snapshot.present.audit),
-        "cannot_drain": _disabled(snapshot.present.is_draining),
-        "cannot_search": _disabled(snapshot.present.audit is None),
     }
 
 
-def _connections(seen: ConnectionsSnapshot) -> dict[str, str]:
-    def told(shown: Sequence[object], count: int, what: str) -> str:
-        return joined([sections.shown_of(len(shown), count, what)])
+def _streams(seen: ConnectionsSnapshot) -> dict[str, str]:
+    told = sections.shown_of(len(seen.streams), seen.stream_count, "stream")
+    return {"streams": sections.streams(seen), "streams_told": told}
 
-    return {
-        "streams": sections.streams(seen),
-        "streams_told": told(seen.streams, seen.stream_count, "streams"),
-        "readers": sections.readers(seen),
-        "readers_told": told(seen.readers, seen.reader_count, "responses"),
-    }
+
+def _readers(seen: ConnectionsSnapshot) -> dict[str, str]:
+    told = sections.shown_of(len(seen.readers), seen.reader_count, "response")
+    return {"readers": sections.readers(seen), "readers_told": told}
 
 
 def _disabled(is_it: bool) -> str:  # noqa: FBT001 - it is what the attribute says

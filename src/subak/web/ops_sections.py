@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from subak.admission.limiter import Figures
+from subak.audit.operations import Operation
 from subak.core.breaker import BreakerState
 from subak.core.flag_state import FlagView
 from subak.core.live import AuditState, Occupancy, UpstreamState
@@ -23,7 +24,7 @@ from subak.telemetry.stats import (
 )
 from subak.web.markup import Markup, element, joined
 from subak.web.tables import figure, figures, mood_of, rows
-from subak.web.wording import NOTHING, duration, milliseconds, moment, number, share, size
+from subak.web.wording import NOTHING, counted, duration, milliseconds, moment, number, share, size
 
 FIRST_TOKEN_MS: Final = 100.0
 INTER_TOKEN_MS: Final = 50.0
@@ -79,7 +80,10 @@ def _about_latency(snapshot: Snapshot) -> Iterable[tuple[str, str]]:
     if (minute.loop_lag.max_ms or 0) > MAX_LOOP_LAG_MS:
         yield "latency", f"The event loop was late by {milliseconds(minute.loop_lag.max_ms)}: every token waits for it."
     if snapshot.last_quarter_hour.crashes:
-        yield "errors", f"{number(snapshot.last_quarter_hour.crashes)} unexpected exceptions in a quarter of an hour."
+        yield (
+            "errors",
+            f"{counted(snapshot.last_quarter_hour.crashes, 'unexpected exception')} in a quarter of an hour.",
+        )
 
 
 def _about_room(present: PresentFigures) -> Iterable[tuple[str, str]]:
@@ -103,7 +107,7 @@ def tiles(snapshot: Snapshot) -> Markup:
     streams, process = minute.streams, present.process
     return joined(
         [
-            _tile("Streams", number(present.load.streams), f"{number(present.load.readers)} readers"),
+            _tile("Streams", number(present.load.streams), counted(present.load.readers, "reader")),
             _tile(
                 "First token, p95",
                 milliseconds(streams.first_token.p95_ms),
@@ -122,7 +126,7 @@ def tiles(snapshot: Snapshot) -> Markup:
                 f"{number(minute.errors)} of {number(minute.requests)}",
                 mood_of(minute.error_rate, MAX_ERROR_RATE),
             ),
-            _tile("Got a first event", share(minute.connection_success), f"{number(minute.resumes)} resumes"),
+            _tile("Got a first event", share(minute.connection_success), counted(minute.resumes, "resume")),
             _tile("Tokens a second", number(_token_rate(minute)), "read from upstreams"),
             _tile("Connections", number(present.connections.used), _of(present.connections)),
             _tile("Memory", size(process.resident_bytes), f"of {size(process.memory_limit_bytes)}"),
@@ -158,6 +162,12 @@ def latencies(snapshot: Snapshot) -> Markup:
         measured.append(("Next token", name, window.streams.inter_token, INTER_TOKEN_MS))
     measured += [
         ("Gateway’s share of the first token", "last minute", snapshot.last_minute.streams.gateway_share, None),
+        (
+            "First token, as browsers saw it",
+            "last quarter of an hour",
+            snapshot.last_quarter_hour.reports.first_token,
+            None,
+        ),
         ("Whole answer", "last quarter of an hour", snapshot.last_quarter_hour.streams.duration, None),
         ("/chat", "last quarter of an hour", snapshot.last_quarter_hour.chat.latency, None),
         ("Loop lag", "last minute", snapshot.last_minute.loop_lag, None),
@@ -215,7 +225,7 @@ def _reader(reader: ReaderRow) -> Sequence[str]:
 
 def shown_of(shown: int, count: int, what: str) -> str:
     """Say how many of all a table shows, where it isn't all."""
-    return f"{number(count)} {what}" if shown >= count else f"the oldest {number(shown)} of {number(count)} {what}"
+    return counted(count, what) if shown >= count else f"the oldest {number(shown)} of {counted(count, what)}"
 
 
 def limits(seen: Figures) -> Markup:
@@ -287,6 +297,11 @@ def _upstream(upstream: UpstreamState) -> Sequence[str]:
         element("td", upstream.breaker.replace("_", " "), class_=mood),
         *figures(*map(number, counts)),
     ]
+
+
+def operations() -> Markup:
+    """Give what may be searched for, for a list of suggestions."""
+    return joined(element("option", value=operation) for operation in Operation)
 
 
 def audit(trail: AuditState | None) -> Markup:

@@ -19,6 +19,11 @@ def number(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.0f}".replace(",", _NARROW)
 
 
+def counted(count: int, what: str) -> str:
+    """`1 reader`, `50 readers`."""
+    return f"{number(count)} {what}" if count == 1 else f"{number(count)} {what}s"
+
+
 def milliseconds(value: float | None) -> str:
     """`4.2 ms`, `62 ms`, `12.1 s`."""
     if value is None:

@@ -25,26 +25,26 @@ def written(stage: AuditStage) -> AuditStage:
     return stage
 
 
-def test_an_edited_row(written: AuditStage) -> None:
+def test_s74_an_edited_row(written: AuditStage) -> None:
     edited = written.rows()[4].core.replace(b"POST", b"HEAD").decode()
     written.place.tamper("UPDATE audit_event SET core = ? WHERE seq = 4", edited)
     assert written.flaws() == {Flaw.ROOT_MISMATCH}
 
 
-def test_an_edited_row_is_named_by_the_seals_around_it(written: AuditStage) -> None:
+def test_s74_an_edited_row_is_named_by_the_seals_around_it(written: AuditStage) -> None:
     written.place.tamper("UPDATE audit_event SET pii_commit = NULL, pii_seal = NULL WHERE seq = 4")
     findings = written.judge().findings
     assert [one.detail for one in findings if one.flaw is Flaw.ROOT_MISMATCH] == ["rows 4 to 4"]
 
 
-def test_swapped_commitments(written: AuditStage) -> None:
+def test_s74_swapped_commitments(written: AuditStage) -> None:
     fourth, fifth = written.rows()[4:6]
     for target, source in ((fourth, fifth), (fifth, fourth)):
         written.place.tamper("UPDATE audit_event SET pii_commit = ? WHERE seq = ?", source.pii_commit, target.seq)
     assert written.flaws() == {Flaw.ROOT_MISMATCH}
 
 
-def test_a_swapped_personal_part(written: AuditStage) -> None:
+def test_s74_a_swapped_personal_part(written: AuditStage) -> None:
     fourth, fifth = written.rows()[4:6]
     for target, source in ((fourth, fifth), (fifth, fourth)):
         written.place.tamper(
@@ -53,31 +53,31 @@ def test_a_swapped_personal_part(written: AuditStage) -> None:
     assert written.flaws() == {Flaw.ALTERED_PERSONAL}
 
 
-def test_a_deleted_row(written: AuditStage) -> None:
+def test_s74_a_deleted_row(written: AuditStage) -> None:
     written.place.tamper("DELETE FROM audit_event WHERE seq = 4")
     assert written.flaws() == {Flaw.MISSING_ROWS}
 
 
-def test_a_deleted_row_with_the_others_renumbered(written: AuditStage) -> None:
+def test_s74_a_deleted_row_with_the_others_renumbered(written: AuditStage) -> None:
     written.place.tamper("DELETE FROM audit_event WHERE seq = 4")
     renumber(written, after=4, by=-1)
     assert written.flaws() == {Flaw.ROOT_MISMATCH, Flaw.TRUNCATED}
 
 
-def test_two_rows_in_each_others_place(written: AuditStage) -> None:
+def test_s74_two_rows_in_each_others_place(written: AuditStage) -> None:
     for old, new in ((4, -1), (5, 4), (-1, 5)):
         written.place.tamper("UPDATE audit_event SET seq = ? WHERE seq = ?", new, old)
     assert Flaw.ROOT_MISMATCH in written.flaws()
 
 
-def test_an_inserted_row(written: AuditStage) -> None:
+def test_s74_an_inserted_row(written: AuditStage) -> None:
     row = written.rows()[4]
     renumber(written, after=3, by=1)
     written.place.insert(written.origin, row)
     assert Flaw.ROOT_MISMATCH in written.flaws()
 
 
-def test_an_appended_row_that_nobody_sealed_for_long(written: AuditStage) -> None:
+def test_s74_an_appended_row_that_nobody_sealed_for_long(written: AuditStage) -> None:
     row = written.rows()[-1]
     later = row.core.replace(f'"time_ms":{row.time_ms}'.encode(), f'"time_ms":{row.time_ms + 9000}'.encode())
     mono = later.partition(b'"mono_ms":')[2].partition(b",")[0]
@@ -87,7 +87,7 @@ def test_an_appended_row_that_nobody_sealed_for_long(written: AuditStage) -> Non
     assert written.flaws() == {Flaw.SEALS_APART}
 
 
-def test_a_back_dated_row(written: AuditStage) -> None:
+def test_s74_a_back_dated_row(written: AuditStage) -> None:
     row = written.rows()[4]
     earlier = row.core.replace(str(row.time_ms).encode(), str(row.time_ms - DAY_MS).encode()).decode()
     written.place.tamper("UPDATE audit_event SET core = ?, time_ms = ? WHERE seq = 4", earlier, row.time_ms - DAY_MS)
@@ -95,35 +95,35 @@ def test_a_back_dated_row(written: AuditStage) -> None:
 
 
 @pytest.mark.parametrize("column", ["operation", "outcome", "stream"])
-def test_a_row_that_is_found_by_something_it_doesnt_say(written: AuditStage, column: str) -> None:
+def test_s74_a_row_that_is_found_by_something_it_doesnt_say(written: AuditStage, column: str) -> None:
     written.place.tamper(f"UPDATE audit_event SET {column} = 'seal' WHERE seq = 4")  # noqa: S608 — our own names
     assert written.flaws() == {Flaw.ALTERED_COLUMNS}
 
 
 @pytest.mark.parametrize("core", ["", "{", "[]", "{}", '{"v":1,"op":5}', "\u0001"])
-def test_a_malformed_row_is_a_finding_and_no_crash(written: AuditStage, core: str) -> None:
+def test_s74_a_malformed_row_is_a_finding_and_no_crash(written: AuditStage, core: str) -> None:
     written.place.tamper("UPDATE audit_event SET core = ? WHERE seq = 4", core)
     assert written.flaws() == {Flaw.MALFORMED_ROW, Flaw.ROOT_MISMATCH}
 
 
-def test_a_cut_tail_with_the_checkpoints_kept(written: AuditStage) -> None:
+def test_s74_a_cut_tail_with_the_checkpoints_kept(written: AuditStage) -> None:
     written.place.tamper("DELETE FROM audit_event WHERE seq >= 7")
     assert written.flaws() == {Flaw.TRUNCATED}
 
 
-def test_a_cut_tail_and_checkpoints_is_found_with_an_anchor_only(written: AuditStage) -> None:
+def test_s74_a_cut_tail_and_checkpoints_is_found_with_an_anchor_only(written: AuditStage) -> None:
     written.place.tamper("DELETE FROM audit_event WHERE seq >= 7")
     written.place.tamper("DELETE FROM audit_checkpoint WHERE size > 7")
     assert written.flaws() == set()
     assert written.flaws(written.notes[-1]) == {Flaw.BEHIND_ANCHOR}
 
 
-def test_all_checkpoints_taken_away(written: AuditStage) -> None:
+def test_s74_all_checkpoints_taken_away(written: AuditStage) -> None:
     written.place.tamper("DELETE FROM audit_checkpoint")
     assert written.flaws() == {Flaw.SEALS_APART}
 
 
-def test_all_rewritten_with_the_stolen_key_after_publication(written: AuditStage) -> None:
+def test_s74_all_rewritten_with_the_stolen_key_after_publication(written: AuditStage) -> None:
     edited = written.rows()[4].core.replace(b"POST", b"HEAD").decode()
     written.place.tamper("UPDATE audit_event SET core = ? WHERE seq = 4", edited)
     reseal(written, written.writer.keys.sealing)
@@ -131,12 +131,12 @@ def test_all_rewritten_with_the_stolen_key_after_publication(written: AuditStage
     assert written.flaws(written.notes[-1]) == {Flaw.FORK}
 
 
-def test_all_rewritten_with_the_attackers_own_key(written: AuditStage) -> None:
+def test_s74_all_rewritten_with_the_attackers_own_key(written: AuditStage) -> None:
     reseal(written, SealingKey.generate(written.origin))
     assert Flaw.BAD_SIGNATURE in written.flaws()
 
 
-def test_an_attackers_key_named_by_a_forged_certificate(written: AuditStage) -> None:
+def test_s74_an_attackers_key_named_by_a_forged_certificate(written: AuditStage) -> None:
     key = SealingKey.generate(written.origin)
     forged = key.sign_rotation(8, key.vkey)
     columns, values = "seq, vkey, signature", [8, str(key.vkey), forged]
@@ -147,25 +147,25 @@ def test_an_attackers_key_named_by_a_forged_certificate(written: AuditStage) -> 
     assert Flaw.BAD_KEY_CHAIN in written.flaws()
 
 
-def test_a_personal_part_taken_away_silently(written: AuditStage) -> None:
+def test_s74_a_personal_part_taken_away_silently(written: AuditStage) -> None:
     written.place.tamper("UPDATE audit_event SET subject = NULL, nonce = NULL, ct = NULL WHERE seq = 4")
     assert written.flaws() == {Flaw.SILENT_REDACTION}
 
 
-def test_a_personal_part_taken_away_by_halves(written: AuditStage) -> None:
+def test_s74_a_personal_part_taken_away_by_halves(written: AuditStage) -> None:
     retention.erase_subject(written.writer, Subject("principal", "nobody"))
     written.place.tamper("UPDATE audit_event SET ct = NULL WHERE seq = 4")
     assert written.flaws() == {Flaw.ALTERED_PERSONAL}
 
 
-def test_a_personal_part_where_there_was_none(written: AuditStage) -> None:
+def test_s74_a_personal_part_where_there_was_none(written: AuditStage) -> None:
     written.writer.write(end_of())
     written.writer.seal()
     written.place.tamper("UPDATE audit_event SET subject = ? WHERE seq = 10", b"somebody")
     assert written.flaws() == {Flaw.ALTERED_PERSONAL}
 
 
-def test_a_personal_part_whose_key_was_destroyed_without_a_word_is_found_with_the_keys(written: AuditStage) -> None:
+def test_s74_a_personal_part_whose_key_was_destroyed_without_a_word_is_found_with_the_keys(written: AuditStage) -> None:
     number = written.rows()[4].subject
     assert number is not None
     written.writer.subjects.destroy([number])
@@ -173,25 +173,25 @@ def test_a_personal_part_whose_key_was_destroyed_without_a_word_is_found_with_th
     assert {one.flaw for one in written.judge().findings} == {Flaw.PERSONAL_MISMATCH}
 
 
-def test_young_rows_deleted_from_the_front(written: AuditStage) -> None:
+def test_s74_young_rows_deleted_from_the_front(written: AuditStage) -> None:
     written.place.tamper("DELETE FROM audit_event WHERE seq < 5")
     assert written.flaws() == {Flaw.MISSING_ROWS}
 
 
-def test_young_rows_deleted_as_if_they_were_pruned(written: AuditStage) -> None:
+def test_s74_young_rows_deleted_as_if_they_were_pruned(written: AuditStage) -> None:
     point = written.writer.store.checkpoint_at_most(5)
     assert point is not None
     written.writer.store.prune(CompactRange.from_bytes(point.size, point.hashes))
     assert written.flaws() == {Flaw.ROGUE_PRUNE}
 
 
-def test_young_rows_pruned_with_the_key(written: AuditStage) -> None:
+def test_s74_young_rows_pruned_with_the_key(written: AuditStage) -> None:
     retention.prune(written.writer, term_ms=3000)
     assert written.writer.store.base().size > 0
     assert written.flaws() == {Flaw.ROGUE_PRUNE}
 
 
-def test_a_pruned_log_whose_base_was_changed(written: AuditStage) -> None:
+def test_s74_a_pruned_log_whose_base_was_changed(written: AuditStage) -> None:
     written.clock.jump(TERM_MS / 1000)
     written.write(2)
     assert retention.prune(written.writer, term_ms=TERM_MS) is not None
@@ -201,7 +201,7 @@ def test_a_pruned_log_whose_base_was_changed(written: AuditStage) -> None:
     assert Flaw.ROGUE_PRUNE in written.flaws()
 
 
-def test_a_row_below_the_prune_point(written: AuditStage) -> None:
+def test_s74_a_row_below_the_prune_point(written: AuditStage) -> None:
     row = written.rows()[2]
     written.clock.jump(TERM_MS / 1000)
     written.write(2)
@@ -211,7 +211,7 @@ def test_a_row_below_the_prune_point(written: AuditStage) -> None:
 
 
 @pytest.mark.parametrize("column", ["note", "hashes"])
-def test_a_changed_checkpoint(written: AuditStage, column: str) -> None:
+def test_s74_a_changed_checkpoint(written: AuditStage, column: str) -> None:
     other = written.writer.store.checkpoint_at_most(4)
     assert other is not None
     value = other.note if column == "note" else other.hashes
@@ -219,7 +219,7 @@ def test_a_changed_checkpoint(written: AuditStage, column: str) -> None:
     assert written.flaws() == {Flaw.MALFORMED_CHECKPOINT}
 
 
-def test_a_clone_of_an_instance(written: AuditStage, tmp_path: Path) -> None:
+def test_s74_a_clone_of_an_instance(written: AuditStage, tmp_path: Path) -> None:
     """Two processes that were started from one copied state write two logs under one name."""
     if isinstance(written.place, PostgresPlace):
         pytest.skip("the database's lock keeps a second writer from a log; a cloned database is the case of SQLite")
@@ -235,7 +235,7 @@ def test_a_clone_of_an_instance(written: AuditStage, tmp_path: Path) -> None:
     twin.close()
 
 
-def test_a_log_that_stands_silent_in_a_running_process(written: AuditStage) -> None:
+def test_s74_a_log_that_stands_silent_in_a_running_process(written: AuditStage) -> None:
     """The holder of the key may leave rows out; then time shows a hole, which an honest writer would speak of."""
     rows = written.rows()
     mono = int(rows[-1].core.partition(b'"mono_ms":')[2].partition(b",")[0])
@@ -245,7 +245,7 @@ def test_a_log_that_stands_silent_in_a_running_process(written: AuditStage) -> N
     assert written.flaws() == {Flaw.SILENCE}
 
 
-def test_flipped_bytes_in_the_file(written: AuditStage) -> None:
+def test_s74_flipped_bytes_in_the_file(written: AuditStage) -> None:
     """Any byte of any row: in the file, behind SQLite's back."""
     if not isinstance(written.place, SqlitePlace):
         pytest.skip("a file under a running server; PostgreSQL's own checksums are for that")
@@ -263,7 +263,7 @@ def test_flipped_bytes_in_the_file(written: AuditStage) -> None:
     assert written.flaws() == set()
 
 
-def test_a_damaged_page_is_a_finding_and_no_crash(written: AuditStage) -> None:
+def test_s74_a_damaged_page_is_a_finding_and_no_crash(written: AuditStage) -> None:
     if not isinstance(written.place, SqlitePlace):
         pytest.skip("a file under a running server; PostgreSQL's own checksums are for that")
     path = written.place.path

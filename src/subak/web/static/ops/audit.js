@@ -2,7 +2,6 @@
 
 import { ask, doAndTell, Refused } from "./ask.js";
 
-const MISSING = 404;
 const CONFLICT = 409;
 const POLL_MS = 500;
 const SHOWN_BESIDE = new Set(["v", "op", "time_ms", "mono_ms", "outcome", "stream"]);
@@ -30,7 +29,7 @@ export function listenForAudit() {
 /** Have the trail verified, or wait for the verification that runs; give the report. */
 async function verify() {
   const bar = document.getElementById("verify-progress");
-  await routed(ask("POST", "/-/audit/verify", {})).catch((error) => {
+  await ask("POST", "/-/audit/verify", {}).catch((error) => {
     if (error.status !== CONFLICT) throw error;
   });
   bar.hidden = false;
@@ -82,7 +81,7 @@ class Results {
 
   async #read() {
     this.#more.hidden = true;
-    await doAndTell(this.#told, () => routed(ask("GET", `/-/audit/search?${this.#wanted}`)), ({ rows, next }) => {
+    await doAndTell(this.#told, () => ask("GET", `/-/audit/search?${this.#wanted}`), ({ rows, next }) => {
       this.#body.append(...rows.map(lineOf));
       this.#more.hidden = next === null;
       if (next !== null) this.#wanted.set("after", next);
@@ -97,16 +96,6 @@ const isTime = (name) => name === "since" || name === "until";
 
 /** What a field for date and time holds has no seconds where they are 0. */
 const inUtc = (value) => `${value}${value.length === MINUTES ? ":00" : ""}Z`;
-
-/** A gateway without these routes says so in words. */
-async function routed(asked) {
-  try {
-    return await asked;
-  } catch (error) {
-    if (error.status !== MISSING) throw error;
-    throw new Refused("This gateway has no audit routes: use subak audit on its machine.", MISSING);
-  }
-}
 
 /** One row: its own columns, and the rest of what was sealed. */
 function lineOf({ seq, time, operation, outcome, stream, core }) {
