@@ -130,7 +130,7 @@ def check_proof(proof: Proof, first: VerifierKey) -> Checkpoint:
     try:
         unchecked = Checkpoint.parse(proof.checkpoint.partition("\n\n")[0] + "\n")
         sealed = open_checkpoint(proof.checkpoint, _key_at(proof, first, unchecked.size))
-    except (MalformedNote, BadSignature, OverflowError) as error:
+    except (ValueError, BadSignature, OverflowError) as error:
         raise NoProof(f"The proof doesn't hold: {error}.") from error
     if sealed.origin != proof.origin:
         raise NoProof(f"The proof doesn't hold: its checkpoint is of another log, {sealed.origin}.")
