@@ -23,6 +23,9 @@ from subak.state import ADMIN_TOKEN_FILE, StateError, load_secret
 from subak.telemetry.logs import LineWriter, form_for, make_logger
 from subak.telemetry.observer import LogObserver
 
+SWITCH_S: Final = 0.0005
+"""How long the event loop waits at most for a thread that computes: the audit's writer has work for some tenths of a
+millisecond, and Python would let it go on for five."""
 _LEAVE: Final = (signal.SIGTERM, signal.SIGINT)
 Reload = Callable[[], Settings]
 """Reads the settings again. Raises SettingsError."""
@@ -43,6 +46,7 @@ def run_backend(settings: Settings, host: str, port: int) -> int:
 
 def _run(settings: Settings, main: Callable[[Observer, LineWriter], Coroutine[None, None, None]]) -> int:
     sink = LineWriter(sys.stdout)
+    sys.setswitchinterval(SWITCH_S)
     try:
         logger = make_logger(sink, level=settings.log.level, form=form_for(settings.log.format))
         observer = LogObserver(logger, load_secret(settings.state_dir))

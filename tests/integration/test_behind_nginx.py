@@ -14,7 +14,7 @@ from subak.core.facts import ReaderAttached, ReaderLeft
 from subak.settings_fields import Stream
 from subak.testing import PATIENCE_S, End, FakeClock, Gate, Head, ScriptedUpstream, Step
 from tests.integration.clients import FOLLOWERS, Followed, assert_saw_all_once, curl, last_cursor, program
-from tests.integration.gateway import DONE, Client, Running, question_url, running
+from tests.integration.gateway import DONE, Client, Running, ask, question_url, running
 from tests.integration.nginx import SNIPPET, HttpBlock, Nginx, bare, documented, nginx
 from tests.transcripts.scenes import HOSTILE, token
 
@@ -211,11 +211,22 @@ async def test_a_client_that_hangs_up_is_noticed_behind_nginx() -> None:
         await upstream.connections[0].wait_closed()
 
 
-async def test_questions_do_not_stand_in_the_access_log() -> None:
+async def test_neither_questions_nor_stream_ids_stand_in_the_access_log() -> None:
     async with ScriptedUpstream([Head(), DONE, End()]) as upstream, running(upstream) as gateway:
         async with nginx(documented(gateway.url)) as server:
             ended = await curl(server.url + question_url("canary-7f3a"))
             assert ended.code == 0
+            for path in ("", "/events", "/stop"):
+                await curl(f"{server.url}/v1/streams/st_canary-7f3a{path}")
             log = server.access_log
         assert '"GET /api/v2/bali-zero/chat-stream HTTP/1.1" 200 ' in log
+        assert '"GET /v1/streams/-/events HTTP/1.1" 404 ' in log
         assert "canary-7f3a" not in log
+
+
+async def test_nobody_is_somebody_else_through_a_trusted_nginx() -> None:
+    trusting = {"SUBAK_HTTP__TRUSTED_PROXIES": "127.0.0.1"}
+    async with ScriptedUpstream([Head(), DONE, End()]) as upstream, running(upstream, trusting) as gateway:
+        async with nginx(documented(gateway.url)) as server:
+            await ask(server.url, "GET", question_url(), [("X-User-Id", "admin"), ("Forwarded", "for=203.0.113.9")])
+        assert "x-user-id" not in upstream.requests[0].headers
