@@ -4,7 +4,7 @@ import asyncio
 import importlib
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -17,7 +17,8 @@ from subak.clocks import SystemClock
 from subak.core.facts import Observer
 from subak.knowledge.index import Holdings, LibraryError
 from subak.knowledge.server import create_backend_app, create_backend_runner
-from subak.settings import Settings, SettingsError
+from subak.notify import VARIABLE, ServiceManager
+from subak.settings import Settings, SettingsError, environment
 from subak.shipping import open_shipping
 from subak.state import ADMIN_TOKEN_FILE, StateError, load_secret
 from subak.telemetry.logs import LineWriter, form_for, make_logger
@@ -80,14 +81,16 @@ def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _serve(settings: Settings, observer: Observer, sink: LineWriter, reload: Reload, *, demo: bool) -> None:
     asyncio.get_running_loop().set_exception_handler(_report)
-    signals = _Signals()
+    signals, systemd = _Signals(), ServiceManager(environment().get(VARIABLE, ""))
     async with AsyncExitStack() as stack:
         observers, dropped = await open_shipping(settings, observer, sink, stack)
         gateway = Gateway(settings, observers, lines_dropped=dropped, may_move=demo)
         await stack.enter_async_context(gateway)
         _greet(gateway, demo=demo)
-        reloading = _reload_on(signals.reload, gateway, reload)
+        await _tell(systemd.ready())
+        reloading = _reload_on(signals.reload, gateway, reload, systemd)
         await _until_first(signals.first.wait(), gateway.is_dismissed.wait(), reloading)
+        await _tell(systemd.stopping())
         await _until_first(gateway.drain(), signals.second.wait())
 
 
@@ -103,11 +106,12 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         loop.default_exception_handler(context)
 
 
-async def _reload_on(wanted: asyncio.Event, gateway: Gateway, reload: Reload) -> None:
+async def _reload_on(wanted: asyncio.Event, gateway: Gateway, reload: Reload, systemd: ServiceManager) -> None:
     """Take up new settings whenever they are wanted; say what came of it."""
     while True:
         await wanted.wait()
         wanted.clear()
+        await _tell(systemd.reloading())
         try:
             settings = await asyncio.to_thread(reload)
             left = await gateway.reload(settings)
@@ -117,6 +121,15 @@ async def _reload_on(wanted: asyncio.Event, gateway: Gateway, reload: Reload) ->
             say("subak: the new settings are in force.")
             if left:
                 say(f"subak: only a restart changes {', '.join(left)}.")
+        await _tell(systemd.ready())
+
+
+async def _tell(state: Awaitable[None]) -> None:
+    """Tell systemd; that it can't be told is no reason to stop answering."""
+    try:
+        await state
+    except OSError as error:
+        say(f"subak: systemd can't be told how the gateway is, by {VARIABLE}: {error}")
 
 
 async def _serve_backend(settings: Settings, host: str, port: int) -> None:
