@@ -13,6 +13,8 @@ from subak.testing import Cut, End, FakeClock, Gate, Head, How, Line, ScriptedUp
 from tests.browser.client_page import QUICK, client_page
 from tests.integration.clients import proxy_before
 from tests.integration.gateway import DONE, SOURCES, question_url, running
+from tests.tokens import WITH_TOKENS
+from tests.tokens import token as token_of
 from tests.transcripts.scenes import token
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
@@ -81,7 +83,7 @@ async def test_the_plain_page_with_listeners_and_a_stop(chromium: Browser) -> No
 async def test_a_native_event_source_with_a_ticket_reads_on_through_a_cut(chromium: Browser) -> None:
     gate = asyncio.Event()
     script: list[Step] = [Head(), *map(token, WORDS[:20]), Gate(gate), *map(token, WORDS[20:]), SOURCES, DONE, End()]
-    required = {"API_KEYS_INTERNAL": KEY, "SUBAK_AUTH__REQUIRED": "true"}
+    required = WITH_TOKENS | {"SUBAK_AUTH__REQUIRED": "true"}
     # The first event after the gate is cut off on the first line that carries it.
     cuts = [Line(cut=Cut(b".25\nevent: mess", How.CLOSE))] * 3 + [Line()]
     async with (
@@ -91,7 +93,7 @@ async def test_a_native_event_source_with_a_ticket_reads_on_through_a_cut(chromi
         client_page(chromium, proxy.url) as here,
     ):
         await here.page.evaluate(STAGE)
-        await here.page.evaluate(f"window.key = '{KEY}'")
+        await here.page.evaluate(f"window.key = '{token_of('ann')}'")
         await here.page.evaluate(as_body(recipe("The browser's own EventSource, with a ticket")))
         await here.until("answer.textContent.includes('parola-19')")
         gate.set()

@@ -11,8 +11,6 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
-from joserfc import jwt
-from joserfc.jwk import OctKey
 
 from subak.core.facts import CredentialsIgnored, OriginRefused, ProxyForgotten, ReaderLeft, Refused
 from subak.core.principal import Caller, Principal
@@ -36,32 +34,12 @@ from tests.integration.gateway import (
     terminal_of,
     text_of,
 )
+from tests.tokens import INTERNAL, SECRET, WITH_TOKENS, bearer, token
 
 pytestmark = ONE_LOOP
 
-SECRET: Final = "a secret of more than thirty-two bytes, for tests"
-ISSUER: Final = "https://login.example.org/"
-INTERNAL: Final = "internal-key-of-the-host-application"
-WITH_TOKENS: Final = {
-    "SUBAK_AUTH__JWT_SECRET": SECRET,
-    "SUBAK_AUTH__ISSUER": ISSUER,
-    "SUBAK_AUTH__AUDIENCE": "subak",
-    "API_KEYS_INTERNAL": INTERNAL,
-}
 LIMITED: Final = {"SUBAK_LIMITS__ENABLED": "true"}
 ORIGIN: Final = "https://app.example.org"
-
-
-def token(user: str = "ann", lifetime_s: float = 600, **claims: object) -> str:
-    """Give a token made by an independent implementation."""
-    now = int(time.time())
-    said = {"iss": ISSUER, "aud": "subak", "exp": now + lifetime_s, "iat": now, "sub": user} | claims
-    return jwt.encode({"alg": "HS256"}, said, OctKey.import_key(SECRET))
-
-
-def bearer(user: str = "ann", lifetime_s: float = 600, **claims: object) -> dict[str, str]:
-    """Give the header that brings such a token."""
-    return {"Authorization": f"Bearer {token(user, lifetime_s, **claims)}"}
 
 
 @asynccontextmanager

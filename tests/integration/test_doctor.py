@@ -216,7 +216,11 @@ def _half(request: RecordedRequest) -> Iterator[Step]:
 async def test_a_line_that_is_cut_is_told_and_a_path_prefix_is_kept() -> None:
     async with ScriptedUpstream(_half) as server:
         found = await by_check(look_at_line(f"{server.url}/prefix"))
-    assert [request.target for request in server.requests] == ["/prefix/v1/features", "/prefix/livez/stream"]
+    assert [request.target for request in server.requests] == [
+        "/prefix/v1/features",
+        "/prefix/readyz?verbose",
+        "/prefix/livez/stream",
+    ]
     assert found[Check.URL_GATEWAY].status is Status.OK
     assert "1 of 3 events came" in found[Check.URL_EVENTS].detail
 

@@ -37,7 +37,7 @@ class HangingStore(SqliteStore):
     def append(self, batch: Batch) -> None:
         """Commit, once the disk answers."""
         self.is_asked.set()
-        assert self.answers.wait(PATIENCE_S)
+        assert self.answers.wait(6 * PATIENCE_S)
         super().append(batch)
 
 
