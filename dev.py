@@ -48,6 +48,7 @@ PIP_TOOLS: Final = "pip-tools==7.6.2"
 # Command that the tests start → Debian package that brings it.
 DEBIAN: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "caddy": "caddy",
         "chromium": "chromium",
         "curl": "curl",
         "nginx": "nginx-light",
@@ -56,6 +57,7 @@ DEBIAN: Final[Mapping[str, str]] = MappingProxyType(
         "openssl": "openssl",
         "pg_ctlcluster": "postgresql",
         "prometheus": "prometheus",
+        "systemd-analyze": "systemd",
     }
 )
 
