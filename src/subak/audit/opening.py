@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from subak.audit.keys import AuditKeys, load_keys
+from subak.audit.keys import KEY_FILE, AuditKeys, KeyFileError, load_keys
 from subak.audit.retention import finish_erasures
 from subak.audit.sqlite import LOG_FILE, SqliteStore
 from subak.audit.store import LogStore
@@ -35,6 +35,7 @@ def open_writer(
     Raises:
         KeyFileError, LogInUse, StoreUnavailable, StoreDamaged: the text says what to do.
     """
+    _check_keys_are_not_lost(directory)
     keys = load_keys(directory, on_created=on_keys_created)
     store = open_store(keys.origin)
     try:
@@ -42,6 +43,16 @@ def open_writer(
     except BaseException:
         store.close()
         raise
+
+
+def _check_keys_are_not_lost(directory: Path) -> None:
+    """Make no keys where a log stands that has its own: they would take the place that the back-up belongs in."""
+    log, keys = directory / LOG_FILE, directory / KEY_FILE
+    if log.exists() and not keys.exists():
+        raise KeyFileError(
+            f"{keys}: it is missing, and {log} was sealed with it. Put its back-up there, "
+            "or move the log away to begin a new one."
+        )
 
 
 def _start(

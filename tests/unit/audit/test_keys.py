@@ -6,8 +6,10 @@ import pytest
 
 from subak.audit.errors import StoreDamaged
 from subak.audit.keys import KEY_FILE, AuditKeys, KeyFileError, day_of, load_keys, month_of
+from subak.audit.opening import open_sqlite, open_writer
 from subak.audit.subjects import RECORD_BYTES, SubjectKeyReader, SubjectKeys
 from subak.core.notes import VerifierKey
+from subak.testing import FakeClock
 
 DAY_MS = 86_400_000
 NOW_MS = 1_795_359_600_000
@@ -218,3 +220,17 @@ def test_another_wrapping_key_opens_nothing(tmp_path: Path) -> None:
     subjects.commit()
     with pytest.raises(StoreDamaged, match="its own key file"):
         SubjectKeyReader(tmp_path, b"v" * 32).find(key.number)
+
+
+def test_no_keys_are_made_beside_a_log_that_has_its_own(tmp_path: Path) -> None:
+    (tmp_path / "audit.db").touch()
+    with pytest.raises(KeyFileError, match="Put its back-up there"):
+        open_writer(
+            tmp_path,
+            FakeClock(),
+            open_store=open_sqlite(tmp_path),
+            digest_secret=b"x" * 32,
+            publish=lambda note: None,  # noqa: ARG005 - nothing is sealed here
+            on_keys_created=lambda path, vkey: None,  # noqa: ARG005 - (same)
+        )
+    assert not (tmp_path / "audit.keys").exists()
