@@ -27,18 +27,8 @@ from tests.integration.gateway import (
     question_url,
     running,
 )
-from tests.integration.test_admission import (
-    INTERNAL,
-    WITH_TOKENS,
-    answering,
-    bearer,
-    begin,
-    hanging,
-    member,
-    operate,
-    stop,
-    token,
-)
+from tests.integration.test_admission import answering, begin, hanging, member, operate, stop
+from tests.tokens import INTERNAL, WITH_TOKENS, bearer, token
 
 pytestmark = ONE_LOOP
 
