@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from subak.audit.errors import StoreDamaged, StoreUnavailable, Trouble
-from subak.audit.keys import KEY_FILE, KeyFileError
+from subak.audit.keys import KEY_FILE, KeyFileError, load_keys
 from subak.audit.postgres import PostgresStore
 from subak.audit.records import Subject
 from subak.audit.retention import rotate_key
@@ -148,7 +148,8 @@ def test_another_logs_key_file_is_refused(stage: AuditStage, tmp_path: Path) -> 
         (tmp_path / KEY_FILE).write_bytes(content.replace(stage.origin.encode(), b"subak/0000000000000000"))
         with pytest.raises(KeyFileError):
             stage.open()
-        (tmp_path / KEY_FILE).unlink()
+        load_keys(tmp_path / "another")
+        (tmp_path / KEY_FILE).write_bytes((tmp_path / "another" / KEY_FILE).read_bytes())
         with pytest.raises(StoreDamaged, match="belongs to"):
             stage.open()
         (tmp_path / KEY_FILE).write_bytes(content)

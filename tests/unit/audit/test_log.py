@@ -42,6 +42,11 @@ class RunningLog:
     def operations(self) -> list[str]:
         return [row.operation for row in self.stage.rows()]
 
+    def is_sealed_a_moment_later(self) -> bool:
+        """Let a moment pass: the thread may take the time of a row only after the row can be seen."""
+        self.clock.advance(0.05)
+        return self.log.state.sealed_size == self.log.state.size
+
     async def until(self, is_met: Callable[[], bool]) -> None:
         await eventually(is_met, lambda: self.log.state, PATIENCE_S)
 
@@ -166,8 +171,7 @@ async def test_an_idle_log_says_once_a_minute_that_it_lives(running: RunningLog)
     for beats in (1, 2):
         running.clock.advance(IDLE_SEAL_S)
         await running.until(lambda beats=beats: running.operations().count("seal") == beats)  # type: ignore[misc]
-        running.clock.advance(1)
-        await running.until(lambda: running.log.state.sealed_size == running.log.state.size)
+        await running.until(running.is_sealed_a_moment_later)
     assert running.stage.judge().findings == ()
 
 
@@ -175,8 +179,7 @@ async def test_a_stalled_process_says_so_afterwards(running: RunningLog) -> None
     await running.log.submit(end_of()).wait()
     running.clock.jump(3600)
     await running.log.submit(end_of()).wait()
-    running.clock.advance(1)
-    await running.until(lambda: running.log.state.sealed_size == running.log.state.size)
+    await running.until(running.is_sealed_a_moment_later)
     assert "log.gap" in running.operations()
     assert running.stage.judge().findings == ()
 
@@ -198,8 +201,7 @@ async def test_a_store_in_trouble_fails_tickets_at_once_and_is_taken_up_again(
     assert [one for one in running.operations() if one.startswith("stream")][-2:] == ["stream.start", "stream.end"]
     assert running.log.state.lost == 0
     await running.log.submit(end_of()).wait()
-    running.clock.advance(1)
-    await running.until(lambda: running.log.state.sealed_size == running.log.state.size)
+    await running.until(running.is_sealed_a_moment_later)
     assert running.stage.judge(*running.stage.notes).findings == ()
 
 
