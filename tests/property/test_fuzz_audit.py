@@ -93,6 +93,12 @@ def judged(log: Kept, stage: AuditStage, *anchors: str) -> Report:
     return verify(log, Evidence(stage.vkey, is_pinned=True, anchors=anchors))
 
 
+def test_a_row_that_is_nested_too_deep_is_a_finding(stage: AuditStage) -> None:
+    log = Kept.of(stage.writer.store)
+    deep = log.kept[1]._replace(core=b'{"v":1,"op":"gdpr.erase","seqs":' + b"[" * 100_000)
+    assert judged(replace(log, kept=[log.kept[0], deep, *log.kept[2:]]), stage).findings
+
+
 def test_s75_a_log_with_anything_in_it_gets_a_verdict(stage: AuditStage) -> None:
     log = Kept.of(stage.writer.store)
     assert judged(log, stage, *stage.notes[-3:]).findings == ()

@@ -151,7 +151,7 @@ def look_at_former(reader: LogReader, copied_size: int) -> Former:
         for row in reader.search(Query(operations=(Operation.GDPR_ERASE,), after_seq=copied_size - 1)):
             erased += (Span(start, min(stop, copied_size)) for start, stop in erased_by(row) if start < copied_size)
         held = tuple(one for one in holds(reader, now_ms=0) if one.seq >= copied_size)
-    except (StoreDamaged, StoreUnavailable, msgspec.MsgspecError):
+    except (StoreDamaged, StoreUnavailable, msgspec.MsgspecError, RecursionError):
         return Former(size, tuple(erased), is_readable=False)
     return Former(size, tuple(erased), is_readable=True, holds=held)
 

@@ -210,7 +210,7 @@ def _read(path: Path) -> AuditKeys:
         content = msgspec.json.decode(path.read_bytes(), type=_Content)
         _check(content)
         return AuditKeys(path, content)
-    except (msgspec.DecodeError, MalformedNote, ValueError) as error:
+    except (msgspec.DecodeError, MalformedNote, RecursionError, ValueError) as error:
         raise KeyFileError(f"{path}: it isn't a key file ({error}). Put it back from its back-up.") from error
 
 

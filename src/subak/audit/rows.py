@@ -188,7 +188,7 @@ class PersonalReader:
             raise PersonalMismatch("the personal part isn't the one committed to")
         try:
             return salt, msgspec.json.decode(content, type=Content)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise PersonalMismatch("the personal part has another form") from error
 
     def read(self, row: Row) -> Content | None:

@@ -91,7 +91,7 @@ class RowChecks:
             self._check_personal(row)
             self._check_time(row, core)
             self._note(row, core)
-        except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
+        except (msgspec.MsgspecError, RecursionError, TypeError, ValueError, OverflowError) as error:
             self._findings.add(Flaw.MALFORMED_ROW, row.seq, type(error).__name__)
             return None
         return core
