@@ -59,7 +59,6 @@ class Notes:
     flag: str | None = None
     example: object = None
     rule: Rule | None = None
-    is_planned: bool = False
 
 
 def _about(
@@ -69,9 +68,8 @@ def _about(
     flag: str | None = None,
     example: object = None,
     rule: Rule | None = None,
-    is_planned: bool = False,
 ) -> Meta:
-    notes = Notes(alias=alias, flag=flag, example=example, rule=rule, is_planned=is_planned)
+    notes = Notes(alias=alias, flag=flag, example=example, rule=rule)
     return Meta(description=sentence, extra={"notes": notes})
 
 

@@ -9,8 +9,6 @@ from subak.cli.options import config_option, debug_option, gateway_flags, json_o
 from subak.cli.output import print_json
 from subak.settings import MASK, Given, Loaded, Secret, Setting, as_text, catalogue, sections, value_of
 
-_PLANNED = "No effect in this version."
-
 
 @click.group("config")
 def command() -> None:
@@ -79,7 +77,7 @@ def example_file() -> str:
         unset = "" if _has_default(setting) else " Unset by default."
         lines += [
             "",
-            f"# {_sentences(setting)}",
+            f"# {setting.sentence}",
             f"# Accepted: {setting.expected}.{unset}",
             f"#{setting.name} = {as_text(_model_value(setting))}",
         ]
@@ -107,7 +105,7 @@ def markdown_table(settings: Sequence[Setting]) -> str:
             f"`{setting.key}`{flag}",
             f"`{setting.variable}`{alias}",
             _default_of(setting),
-            _sentences(setting),
+            setting.sentence,
             setting.expected,
         )
         rows.append("| " + " | ".join(cells) + " |")
@@ -127,10 +125,6 @@ This page is printed by `subak config docs`, from the code that reads the settin
 - **Relative paths** start at the working directory; `~` is the home directory.
 - `subak config example > subak.toml` writes a file with everything in it, `subak check` says what is wrong, all at
   once, and `subak config show` which value holds and where it came from."""
-
-
-def _sentences(setting: Setting) -> str:
-    return f"{setting.sentence} {_PLANNED}" if setting.notes.is_planned else setting.sentence
 
 
 def _default_of(setting: Setting) -> str:
@@ -159,7 +153,7 @@ def _description(setting: Setting) -> dict[str, object]:
         "alias": setting.notes.alias,
         "flag": setting.notes.flag,
         "default": _jsonable(setting.default),
-        "meaning": _sentences(setting),
+        "meaning": setting.sentence,
         "accepted": setting.expected,
         "secret": setting.is_secret,
     }

@@ -1,6 +1,7 @@
 """What every request comes to: a response, or an error as one, told as a fact. Both listeners use it."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -18,6 +19,8 @@ CALLER: Final = web.RequestKey("caller", Caller)
 """Who makes the request, as soon as that is known: refusals are told with it."""
 EXTRA_HEADERS: Final = web.RequestKey("extra_headers", dict)
 """Headers for whatever the answer will be."""
+STANDING: Final = web.RequestKey("standing", partial)
+"""Gives how the caller's quota stands, as headers: for an answer that comes before anything was charged."""
 
 
 async def outcome_of(
@@ -29,6 +32,8 @@ async def outcome_of(
         return await handler(request)
     except SubakError as error:
         observer.notify(_refused(request, error))
+        if STANDING in request and EXTRA_HEADERS not in request:
+            request[EXTRA_HEADERS] = dict(await request[STANDING]())
         return problem_response(request, error, speaks_seed=speaks_seed)
     except web.HTTPException as error:
         kept = {name: error.headers[name] for name in ("Allow", "Location") if name in error.headers}

@@ -6,6 +6,7 @@ no flag and no quota for questions; only a question that would be asked anew goe
 
 import random
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
@@ -35,7 +36,7 @@ from subak.replay.base import IdempotencyKey
 from subak.web.ask import LABEL, InputBounds, on_disconnect_of, question_from_body, question_from_url
 from subak.web.callers import TICKET_USED, Callers
 from subak.web.connection import connection_of
-from subak.web.outcome import EXTRA_HEADERS, person_of
+from subak.web.outcome import EXTRA_HEADERS, STANDING, person_of
 from subak.web.problems import json_response
 from subak.web.send import send_attachment
 
@@ -161,7 +162,7 @@ class StreamRoutes:
         if cursor_of(request) is None and "Idempotency-Key" not in request.headers:
             self._gate.check_flag()
         call = await self._enter(request, route)
-        _note(request, await self._gate.standing(call.caller))
+        request[STANDING] = partial(self._gate.standing, call.caller)
         return call
 
     async def _open(self, call: _Call, question: Question, *, likeness: bytes | None = None) -> Opened:
