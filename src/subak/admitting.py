@@ -16,7 +16,7 @@ from subak.admission.client_ip import ClientAddresses
 from subak.admission.flag_store import FlagStore
 from subak.admission.flags import PATIENCE_S, Flags
 from subak.admission.gate import Gate
-from subak.admission.jwks import Jwks
+from subak.admission.jwks import Jwks, JwksTerms
 from subak.admission.jwt import (
     DEFAULT_PUBLIC_ALGORITHMS,
     DEFAULT_SECRET_ALGORITHMS,
@@ -30,11 +30,13 @@ from subak.admission.partition import Partition, QuotaTerms
 from subak.admission.tickets import TicketRules, Tickets
 from subak.answering import Surroundings
 from subak.core.facts import Observer
+from subak.core.live import KeySourceState
 from subak.core.rollout import STREAMING
+from subak.relay.crash import crash_site
 from subak.settings import Auth, Settings
 from subak.web.callers import CallerRules
 
-NEEDS_RESTART: Final = ("limits.max_keys", "auth.max_tickets", "auth.ticket_s")
+NEEDS_RESTART: Final = ("limits.max_keys", "auth.max_tickets", "auth.max_tickets_per_caller", "auth.ticket_s")
 """Settings of what remembers."""
 
 
@@ -48,6 +50,7 @@ class Admitting:
             StateError, KeyFileError, FlagsUnusable: the state directory can't be used.
         """
         self._around = around
+        self._observer = observer
         self._token_keys: KeySource | None = None
         self._token_stack = AsyncExitStack()
         self._auth = Auth()
@@ -60,7 +63,7 @@ class Admitting:
             clock=around.clock,
             observer=observer,
         )
-        self.api_keys = ApiKeys(settings.state_dir)
+        self.api_keys = ApiKeys(settings.state_dir, observer)
         self.limiter = MemoryLimiter(around.clock, max_keys=settings.limits.max_keys)
         self.tickets = Tickets(_ticket_rules(settings), clock=around.clock, secret=secret)
         now = around.clock.monotonic()
@@ -88,6 +91,11 @@ class Admitting:
         """Whether this is one of the host's own keys, as of the last `configure`."""
         return self._judge is not None and self._judge.is_internal_key(text)
 
+    def key_sources(self) -> list[KeySourceState]:
+        """Tell how the sources of callers' keys do: the file of API keys, and the issuer's key set if there is one."""
+        issuer = [self._token_keys.state] if isinstance(self._token_keys, Jwks) else []
+        return [self.api_keys.state, *issuer]
+
     async def close(self) -> None:
         """Close everything."""
         await self._token_stack.aclose()
@@ -114,7 +122,14 @@ class Admitting:
         without_cookies = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         session = await self._token_stack.enter_async_context(without_cookies)
         around = self._around
-        jwks = Jwks(url, algorithms, session=session, clock=around.clock, tasks=around.tasks)
+        jwks = Jwks(
+            JwksTerms(url, algorithms),
+            session=session,
+            clock=around.clock,
+            tasks=around.tasks,
+            observer=self._observer,
+            site_of=crash_site,
+        )
         self._token_stack.push_async_callback(jwks.close)
         await jwks.refresh()
         around.deadlines.watch(jwks, around.clock.monotonic())
@@ -151,4 +166,10 @@ def _token_rules(auth: Auth) -> TokenRules:
 def _ticket_rules(settings: Settings) -> TicketRules:
     """A ticket is good for its stream as long as that can be read."""
     stream, auth = settings.stream, settings.auth
-    return TicketRules(auth.ticket_s, stream.max_age_s + stream.replay_s, auth.max_tickets, auth.leeway_s)
+    return TicketRules(
+        first_use_s=auth.ticket_s,
+        bound_s=stream.max_age_s + stream.replay_s,
+        max_tickets=auth.max_tickets,
+        max_per_caller=auth.max_tickets_per_caller,
+        leeway_s=auth.leeway_s,
+    )

@@ -47,6 +47,7 @@ from subak.web.advice import Advice
 from subak.web.ask import InputBounds
 from subak.web.callers import Callers
 from subak.web.chat import ChatRoute
+from subak.web.coalescing import Coalescer
 from subak.web.connection import ConnectionTimes, Door
 from subak.web.cors import Cors
 from subak.web.demo import DemoRoutes
@@ -171,6 +172,7 @@ class Gateway:
         self._chat: ChatRoute
         self._cors: Cors
         self._store: MemoryStore
+        self._coalescer: Coalescer
         self.hub: Hub
 
     async def __aenter__(self) -> Self:
@@ -210,6 +212,7 @@ class Gateway:
             await self._replace_answering(settings)
         self.settings = settings
         self.hub.configure(self._answering.upstream, _hub_times(settings))
+        self._coalescer.window_s = settings.server.coalesce_us / 1e6
         self._callers.gate, self._callers.rules = await self._admitting.configure(settings)
         self._streams.configure(self._rules())
         self._cors.configure(settings.http.cors_origins)
@@ -249,6 +252,7 @@ class Gateway:
         await self._open_auditing(stack)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         self._around = Surroundings(self._clock, self.deadlines, tasks)
+        self._coalescer = Coalescer(asyncio.get_running_loop(), settings.server.coalesce_us / 1e6)
         self._answering = await open_answering(settings, self._around)
         stack.push_async_callback(self._close_answering)
         store = self._store = _make_store(settings, self._clock)
@@ -301,7 +305,8 @@ class Gateway:
         self._streams = StreamRoutes(self.hub, self._callers, self._rules())
         self._chat = ChatRoute(self._answering.chat, self._callers.admit_to_chat, self._observer, self._clock)
         reports = ReportRoute(self.hub, self._callers)
-        handlers = Handlers(self._streams, self._chat, reports, HealthRoutes(self.hub, advice), DemoRoutes())
+        health = HealthRoutes(self.hub, advice, self._admitting.key_sources)
+        handlers = Handlers(self._streams, self._chat, reports, health, DemoRoutes())
         return make_app(handlers, self._cors, self._observer)
 
     def _rules(self) -> StreamRules:
@@ -333,7 +338,13 @@ class Gateway:
 
     def _door(self, max_connections: int) -> Door:
         times = ConnectionTimes(unacknowledged_s=self.settings.stream.slow_reader_s)
-        return Door(times, max_connections=max_connections, clock=self._clock, deadlines=self.deadlines)
+        return Door(
+            times,
+            max_connections=max_connections,
+            clock=self._clock,
+            deadlines=self.deadlines,
+            coalescer=self._coalescer,
+        )
 
     async def _listen(self, stack: AsyncExitStack) -> None:
         server = self.settings.server
@@ -378,9 +389,11 @@ class Gateway:
             replay_bytes=lambda: Occupancy(self._store.size_bytes, budget_bytes),
             upstreams=self._upstream_states,
             audit=lambda: None if self._auditing is None else self._auditing.state,
+            key_sources=self._admitting.key_sources,
             upstream_retries=lambda: self._servers.retries,
             log_lines_dropped=self._lines_dropped,
             is_draining=lambda: self.hub.is_draining,
+            is_coalescing=lambda: self._coalescer.is_active,
         )
 
     async def _tick(self) -> None:
@@ -392,6 +405,7 @@ class Gateway:
             if late_s > TICK_S:
                 await _let_sockets_be_read()
             descriptors.look()
+            self._coalescer.look()
             self.deadlines.run(self._clock.monotonic())
             due_at = self._clock.monotonic() + TICK_S
             await asyncio.sleep(TICK_S)

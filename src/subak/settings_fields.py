@@ -185,6 +185,10 @@ _ALGORITHMS = Rule(
 )
 _DSN = Rule("a DSN such as https://KEY@HOST/PROJECT", lambda text: _DSN_FORM.fullmatch(text) is not None)
 _CLAIMS = Rule("names of claims", _is_printable)
+_COOKIE = Rule(
+    "the name of a cookie (a token of RFC 6265: no blank, =, ; or comma, no quotes or brackets)",
+    lambda text: re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text) is not None,
+)
 _CREDENTIAL = Rule("one word of printable ASCII", lambda text: re.fullmatch(r"[\x21-\x7e]+", text) is not None)
 _PATH = Rule("a path", _is_printable)
 _TEXT = Rule("text that isn't empty", lambda text: bool(text.strip()))
@@ -221,6 +225,10 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     backlog: Annotated[
         Annotated[int, Meta(ge=1, le=_MAX_PORT)], _about("Connections that the kernel queues before they are accepted.")
     ] = 1024
+    coalesce_us: Annotated[
+        Annotated[int, Meta(ge=0, le=5000)],
+        _about("How long a busy event loop lets tokens gather, in microseconds: saves CPU; 0 for never."),
+    ] = 500
 
 
 class Admin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -313,7 +321,7 @@ class Auth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         _about(
             "Cookie that may hold the token, taken only with an Origin of http.cors_origins or our own.",
             example="session",
-            rule=_CREDENTIAL,
+            rule=_COOKIE,
         ),
     ] = None
     on_expiry: Annotated[
@@ -339,6 +347,9 @@ class Auth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "pass"
     ticket_s: Annotated[Seconds, _about("How soon a stream ticket must be used for the first time.")] = 30.0
     max_tickets: Annotated[Count, _about("Most stream tickets kept by one process.")] = 100_000
+    max_tickets_per_caller: Annotated[
+        Count, _about("Most of them that one caller may have; a ticket is kept as long as its stream can be read.")
+    ] = 1_000
 
 
 class Upstream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -109,7 +109,7 @@ export interface StreamOptions extends GatewayOptions {
   rememberAs?: string | undefined;
   /** Send the metrics to the gateway at the end, also of an answer that was left. */
   report?: boolean | undefined;
-  /** For tests. */
+  /** Network, time, chance and page of your own, in part or whole: to look on as a line is read, or to test. */
   surroundings?: Partial<Surroundings> | undefined;
 }
 

@@ -22,8 +22,11 @@ from typing import Final, TypeAlias
 import msgspec
 
 from subak.admission.jwt import is_id
+from subak.admission.key_watch import API_KEYS, KeyWatch
 from subak.admission.reasons import Reason
 from subak.core.errors import Unauthenticated
+from subak.core.facts import Observer
+from subak.core.live import KeySourceState
 from subak.core.principal import Claims, Principal
 
 FILE: Final = "api-keys.json"
@@ -84,18 +87,18 @@ _Stamp: TypeAlias = tuple[int, int, int] | None
 
 
 class ApiKeys:
-    """The keys that a gateway knows. `problem` says what is wrong with the file; None when nothing is."""
+    """The keys that a gateway knows."""
 
-    __slots__ = ("_keys", "_path", "_stamp", "problem")
+    __slots__ = ("_keys", "_path", "_stamp", "_watch")
 
-    def __init__(self, state_dir: Path) -> None:
-        """Read the keys; no file means none.
+    def __init__(self, state_dir: Path, observer: Observer | None = None) -> None:
+        """Read the keys; no file means none. `observer` hears when a later file can't be used, and when it can again.
 
         Raises:
             KeyFileError: there is one that can't be used.
         """
         self._path = state_dir / FILE
-        self.problem: str | None = None
+        self._watch = KeyWatch(API_KEYS, observer)
         self._stamp = _stamp_of(self._path)
         self._keys = _by_id(_read(self._path))
 
@@ -121,10 +124,15 @@ class ApiKeys:
             raise Unauthenticated(Reason.KEY_EXPIRED)
         return principal
 
+    @property
+    def state(self) -> KeySourceState:
+        """How the file does."""
+        return KeySourceState(self._watch.source, self._watch.problem, self._watch.failures)
+
     def on_deadline(self, now: float) -> float:
-        """Take up a file that was replaced (`Watched`). One `stat` a second; a read only after a change."""
+        """Take up a file that was replaced (`Watched`). One `stat` a second; a read after a change, or in trouble."""
         stamp = _stamp_of(self._path)
-        if stamp != self._stamp:
+        if stamp != self._stamp or self._watch.problem:
             self._stamp = stamp
             self._reload()
         return now + WATCH_S
@@ -133,9 +141,9 @@ class ApiKeys:
         try:
             self._keys = _by_id(_read(self._path))
         except KeyFileError as error:
-            self.problem = str(error)
+            self._watch.failed(str(error))
         else:
-            self.problem = None
+            self._watch.went_well()
 
 
 class KeyStore:

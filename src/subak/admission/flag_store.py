@@ -3,12 +3,15 @@
 Each process has a connection of its own. A change of a flag, of its rollout and of the history is one transaction; a
 reader sees all of it or nothing, and a process that is killed leaves the old state. That another process has changed
 something is seen by `PRAGMA data_version`: two small reads of the file, no query.
+
+A file that is missing says nothing of whom streaming was switched off for. So a second one, empty, stands beside it
+from the first change on: where it is and no history is, the flags were lost, and nothing is taken for "everybody".
 """
 
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
@@ -20,6 +23,8 @@ from subak.core.flag_state import FlagChange, FlagDocument, differences, summary
 from subak.state import StateError
 
 FILE_NAME: Final = "flags.db"
+SIGN_NAME: Final = "flags.set"
+"""Empty; says that flags were set in this directory."""
 
 MAX_HISTORY: Final = 2_000
 """Entries kept, the newest ones. The audit trail has them all."""
@@ -40,6 +45,10 @@ _COLUMNS: Final = "number, at, key, actor, summary, why, changed_from, changed_t
 
 
 _OPEN_PATIENCE_S: Final = 5.0
+
+OR_ANEW: Final = (
+    "Restore it from a back-up; or remove it, and say anew for whom streaming is on: subak flags set --help."
+)
 
 
 class FlagsUnusable(StoreError):
@@ -129,6 +138,31 @@ class FlagStore:
             return False
         return found != self._inode
 
+    def check(self) -> None:
+        """Tell whether what was set here is here.
+
+        Raises:
+            StateError: flags were set here once, and no change of them is known any more.
+            FlagsUnusable: they can't be read now.
+        """
+        if self.history(limit=1):
+            self._leave_sign()
+        elif self._has_sign():
+            raise StateError(
+                f"{self.path}: flags were set here ({SIGN_NAME} says so) and are lost. Restore it from a back-up; or "
+                "say anew for whom streaming is on, such as `subak flags set --percentage 5 --deny user:42` "
+                "(`subak flags set --clear`: for everybody)."
+            )
+
+    def _leave_sign(self) -> None:
+        """Have it known that flags were set here. Where no file can be made the next start tries it again."""
+        if self._inode and not self._has_sign():
+            with suppress(OSError):
+                os.close(os.open(self.path.with_name(SIGN_NAME), os.O_RDWR | os.O_CREAT, 0o600))
+
+    def _has_sign(self) -> bool:
+        return self.path.with_name(SIGN_NAME).exists()
+
     def documents(self) -> dict[str, FlagDocument]:
         """Give what is kept of every flag that was ever changed.
 
@@ -142,7 +176,7 @@ class FlagStore:
     def change(self, key: str, change: Change, *, actor: str, now: datetime, why: str = "") -> FlagDocument:
         """Put a new document in place of a flag's old one, with an entry in the history; give it.
 
-        A change that changes nothing leaves no entry.
+        A change that changes nothing leaves no entry, unless the flags were lost: then it is what holds from now on.
 
         Raises:
             FlagsUnusable: they can't be read or written now.
@@ -151,8 +185,12 @@ class FlagStore:
             row = self._connection.execute("SELECT document FROM flag WHERE key = ?", (key,)).fetchone()
             before = msgspec.json.decode(row[0], type=FlagDocument) if row else FlagDocument()
             after = change(before)
-            if after != before:
+            was_lost = self._has_sign() and not self.history(limit=1)
+            is_to_keep = after != before or was_lost
+            if is_to_keep:
                 self._write(key, before, after, (now.astimezone(UTC).isoformat(), key, actor), why)
+        if is_to_keep:
+            self._leave_sign()
         return after
 
     def _write(self, key: str, before: FlagDocument, after: FlagDocument, head: tuple[str, str, str], why: str) -> None:
@@ -219,7 +257,7 @@ def _connected(path: Path, database: str, patience_s: float) -> sqlite3.Connecti
         connection.execute(f"PRAGMA busy_timeout = {round(patience_s * 1000)}")
     except sqlite3.Error as error:
         connection.close()
-        raise StateError(f"{path}: {error}. Restore it from a back-up, or remove it to begin anew.") from error
+        raise StateError(f"{path}: {error}. {OR_ANEW}") from error
     except StateError:
         connection.close()
         raise

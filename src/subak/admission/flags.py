@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from subak.admission.flag_store import Change, FlagsBusy, FlagStore, FlagsUnusable
+from subak.admission.flag_store import OR_ANEW, Change, FlagsBusy, FlagStore, FlagsUnusable
 from subak.admission.openfeature import (
     Context,
     FlagsClient,
@@ -27,14 +27,13 @@ from subak.admission.openfeature import (
 )
 from subak.core.clock import Clock
 from subak.core.facts import FlagChanged, FlagsRefused, FlagsTaken, FlagValues, Observer, Person
-from subak.core.flag_state import FlagChange, FlagDocument, FlagView, overridden, view_of
+from subak.core.flag_state import FlagChange, FlagDocument, FlagView, view_of
 from subak.core.principal import Caller
 from subak.core.rollout import (
     KNOWN_FLAGS,
     STREAMING,
     FileRule,
     FlagDecision,
-    Overrides,
     Rules,
     UnknownFlag,
     decide,
@@ -65,7 +64,7 @@ class Flags:
         """`permits`: what the environment says of each flag; one that it doesn't mention is off.
 
         Raises:
-            StateError: the state directory's flags can't be read.
+            StateError: the state directory's flags can't be read, or were lost.
         """
         self._store = store
         self._clock = clock
@@ -141,20 +140,8 @@ class Flags:
         """Whether the environment permits a flag."""
         return self._permits.get(key, False)
 
-    def override(self, key: str, wanted: Overrides, *, actor: str) -> FlagView:
-        """Put these overrides in place of a flag's, for all processes of the state directory. Blocks for one fsync.
-
-        Raises:
-            UnknownFlag: there is no such flag.
-            InvalidField: a value can't be.
-            RolloutConflict: another percentage, while a rollout sets it.
-            FlagsUnusable: the state directory can't be written now.
-        """
-        self.change(key, partial(overridden, wanted=wanted, now=self.now()), actor=actor)
-        return self.view(key)
-
     def change(self, key: str, change: Change, *, actor: str, why: str = "") -> FlagDocument:
-        """Change what is kept of a flag; it holds here at once, elsewhere within a second.
+        """Change what is kept of a flag; it holds here at once, elsewhere within a second. Blocks for one fsync.
 
         Raises:
             UnknownFlag: there is no such flag.
@@ -220,6 +207,11 @@ class Flags:
 
     def _reopen(self) -> None:
         new = FlagStore.open(self._store.path.parent, patience_s=PATIENCE_S)
+        try:
+            new.check()
+        except (FlagsUnusable, StateError):
+            new.close()
+            raise
         self._store.close()
         self._store = new
         self._is_behind = True
@@ -262,10 +254,14 @@ class _FileWatch:
 
 def _first_documents(store: FlagStore) -> dict[str, FlagDocument]:
     try:
+        store.check()
         return store.documents()
     except FlagsUnusable as error:
         store.close()
-        raise StateError(f"{store.path}: {_reason_of(error)} Restore it from a back-up, or remove it.") from error
+        raise StateError(f"{store.path}: {_reason_of(error)} {OR_ANEW}") from error
+    except StateError:
+        store.close()
+        raise
 
 
 def _reason_of(error: FlagsUnusable | StateError) -> str:

@@ -13,7 +13,7 @@ are passed over: what everybody can read proves nothing.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Final, NamedTuple
 
@@ -23,9 +23,12 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from subak.admission.jwt import VerifyingKey
+from subak.admission.key_watch import JWKS, KeyWatch
 from subak.core.clock import Clock
 from subak.core.errors import KeysUnavailable
+from subak.core.facts import Crashed, Observer
 from subak.core.json_errors import NOT_JSON
+from subak.core.live import KeySourceState
 
 REFRESH_S: Final = 300.0
 RETRY_S: Final = 30.0
@@ -82,11 +85,16 @@ class KeySet:
         )
 
 
-class Jwks:
-    """The keys behind one URL (`jwt.KeySource`), kept fresh by the shared ticker.
+class JwksTerms(NamedTuple):
+    """Where the keys are and which algorithms count. `fetch_s`: how long a fetch may take, connection to last byte."""
 
-    For gauges: `age_s` of the keys, `problem` of the last fetch ("" when it went well), `fetches`, `failures`.
-    """
+    url: str
+    algorithms: tuple[str, ...]
+    fetch_s: float = FETCH_S
+
+
+class Jwks:
+    """The keys behind one URL (`jwt.KeySource`), kept fresh by the shared ticker. `fetches` counts the attempts."""
 
     __slots__ = (
         "_algorithms",
@@ -95,49 +103,52 @@ class Jwks:
         "_fetch_s",
         "_fetched_at",
         "_keys",
+        "_observer",
         "_session",
+        "_site_of",
         "_tasks",
         "_tried_at",
         "_url",
-        "failures",
+        "_watch",
         "fetches",
-        "problem",
         "revision",
     )
 
     def __init__(
         self,
-        url: str,
-        algorithms: tuple[str, ...],
+        terms: JwksTerms,
         *,
         session: aiohttp.ClientSession,
         clock: Clock,
         tasks: asyncio.TaskGroup,
-        fetch_s: float = FETCH_S,
+        observer: Observer,
+        site_of: Callable[[BaseException], str],
     ) -> None:
         """Hold no keys yet: await `refresh`, then `Deadlines.watch` it. The session is the caller's, who closes it.
 
-        `fetch_s`: how long one fetch may take, from the connection to the last byte.
+        `site_of` tells where an exception came from, without what it carries.
         """
-        self._url = url
-        self._algorithms = frozenset(algorithms)
+        self._url = terms.url
+        self._algorithms = frozenset(terms.algorithms)
         self._session = session
         self._clock = clock
         self._tasks = tasks
         self._keys = KeySet()
         self._fetch: asyncio.Task[None] | None = None
-        self._fetch_s = fetch_s
+        self._fetch_s = terms.fetch_s
         self._fetched_at = -inf
         self._tried_at = -inf
+        self._observer = observer
+        self._site_of = site_of
+        self._watch = KeyWatch(JWKS, observer, "never_fetched")
         self.revision = 0
-        self.problem = "never_fetched"
         self.fetches = 0
-        self.failures = 0
 
     @property
-    def age_s(self) -> float:
-        """How long ago the keys in force were fetched; infinite when there are none."""
-        return self._clock.monotonic() - self._fetched_at
+    def state(self) -> KeySourceState:
+        """How the set does."""
+        age_s = self._clock.monotonic() - self._fetched_at if self._keys else inf
+        return KeySourceState(self._watch.source, self._watch.problem, self._watch.failures, age_s)
 
     def find(self, kid: str | None, algorithm: str) -> VerifyingKey | None:
         """Give a key (see `KeySource`).
@@ -162,7 +173,8 @@ class Jwks:
         """Forget keys that are too old, fetch anew what is due (`Watched`)."""
         if self._keys and now - self._fetched_at > STALE_S:
             self._take(KeySet())
-        is_due = bool(self.problem) or now - self._fetched_at >= REFRESH_S
+            self._watch.ran_out()
+        is_due = bool(self._watch.problem) or now - self._fetched_at >= REFRESH_S
         if is_due and self._fetch is None:
             self._start()
         return now + RETRY_S
@@ -191,15 +203,14 @@ class Jwks:
         try:
             keys = KeySet(usable_entries(await self._download(), self._algorithms))
         except _Unusable as error:
-            self.failures += 1
-            self.problem = error.reason
-        except Exception:  # noqa: BLE001 - a task's root: whatever a set holds, the keys we have go on
-            self.failures += 1
-            self.problem = "internal_error"
+            self._watch.failed(error.reason)
+        except Exception as error:  # noqa: BLE001 - a task's root: whatever a set holds, the keys we have go on
+            self._watch.failed("internal_error")
+            self._observer.notify(Crashed(type(error).__name__, self._site_of(error)))
         else:
             self._fetched_at = self._clock.monotonic()
-            self.problem = ""
             self._take(keys)
+            self._watch.went_well()
         finally:
             self._fetch = None
 

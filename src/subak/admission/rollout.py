@@ -194,5 +194,7 @@ class RolloutController:
         status = RolloutStatus(self._flags.now(), self._key, rollout.step_since, rollout.percentage, verdict, figures)
         path = self._state_dir / STATUS_FILE
         new = path.with_suffix(".new")
-        new.write_bytes(msgspec.json.encode(status))
+        new.unlink(missing_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(status))
         new.replace(path)

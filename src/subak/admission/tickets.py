@@ -20,6 +20,7 @@ Kept in this process, as keyed digests; bounded; what is over is forgotten when 
 """
 
 import secrets
+from collections import Counter
 from collections.abc import MutableMapping
 from typing import Final, NamedTuple
 
@@ -28,20 +29,26 @@ import msgspec
 from subak.admission.reasons import Reason
 from subak.core.clock import Clock
 from subak.core.digests import keyed_digest
-from subak.core.errors import Forbidden, TicketsUsedUp, Unauthenticated
+from subak.core.errors import Forbidden, RateLimited, TicketsUsedUp, Unauthenticated
 from subak.core.principal import Principal
 
+POLICY: Final = "tickets_kept"
+"""The quota's name: tickets of one caller that are open."""
 PREFIX: Final = "tk_"
 _RANDOM_BYTES: Final = 24
 _MAX_CHARS: Final = 64
 
 
 class TicketRules(msgspec.Struct, frozen=True):
-    """`first_use_s`: how soon a first use must come. `bound_s`: how long a stream can be read at most, from then on."""
+    """`first_use_s`: how soon a first use must come. `bound_s`: how long a stream can be read at most, from then on.
+
+    `max_tickets` of all callers are kept, `max_per_caller` of one.
+    """
 
     first_use_s: float
     bound_s: float
     max_tickets: int
+    max_per_caller: int
     leeway_s: float = 30.0
 
 
@@ -74,7 +81,7 @@ class _Bound(NamedTuple):
 class Tickets:
     """The tickets of one process. Each call costs some 5 µs."""
 
-    __slots__ = ("_bound", "_clock", "_rules", "_secret", "_unused")
+    __slots__ = ("_bound", "_clock", "_held", "_rules", "_secret", "_unused")
 
     def __init__(self, rules: TicketRules, *, clock: Clock, secret: bytes) -> None:
         """`secret` keys the digests: a memory dump holds no ticket."""
@@ -83,6 +90,7 @@ class Tickets:
         self._secret = secret
         self._unused: dict[bytes, _Unused] = {}  # both in the order in which they expire
         self._bound: dict[bytes, _Bound] = {}
+        self._held: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._unused) + len(self._bound)
@@ -93,6 +101,7 @@ class Tickets:
         Raises:
             Unauthenticated: the caller is anonymous: there is nobody whom it could stand for.
             Forbidden: an internal key that speaks for nobody.
+            RateLimited: the caller has as many as one may have.
             TicketsUsedUp: there are as many as may be.
         """
         if principal.is_anonymous:
@@ -102,10 +111,14 @@ class Tickets:
         holder = msgspec.structs.replace(principal, is_internal=False)
         now = self._sweep()
         first_use_s = self._rules.first_use_s
+        retry_after_s = max(1, int(first_use_s))
+        if self._held[holder.id] >= self._rules.max_per_caller:
+            raise RateLimited(POLICY, retry_after_s, {})
         if len(self) >= self._rules.max_tickets:
-            raise TicketsUsedUp("Too many tickets are open. Try again later.", retry_after_s=max(1, int(first_use_s)))
+            raise TicketsUsedUp("Too many tickets are open. Try again later.", retry_after_s=retry_after_s)
         ticket = PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
         self._unused[self._digest(ticket)] = _Unused(holder, now + first_use_s, is_in_use=False)
+        self._held[holder.id] += 1
         return Issued(ticket, int(first_use_s))
 
     def redeem(self, ticket: str, cursor_stream_id: str | None) -> Redeemed:
@@ -149,14 +162,18 @@ class Tickets:
 
     def _sweep(self) -> float:
         now = self._clock.monotonic()
-        _drop_expired(self._unused, now)
-        _drop_expired(self._bound, now)
+        self._drop_expired(self._unused, now)
+        self._drop_expired(self._bound, now)
         return now
 
-
-def _drop_expired(tickets: MutableMapping[bytes, _Unused] | MutableMapping[bytes, _Bound], now: float) -> None:
-    while tickets:
-        oldest = next(iter(tickets))
-        if tickets[oldest].expires_at > now:
-            return
-        del tickets[oldest]
+    def _drop_expired(
+        self, tickets: MutableMapping[bytes, _Unused] | MutableMapping[bytes, _Bound], now: float
+    ) -> None:
+        while tickets:
+            oldest = next(iter(tickets))
+            if tickets[oldest].expires_at > now:
+                return
+            holder = tickets.pop(oldest).principal.id
+            self._held[holder] -= 1
+            if not self._held[holder]:
+                del self._held[holder]

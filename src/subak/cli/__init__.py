@@ -56,6 +56,7 @@ def _deferred(name: str, line: str) -> _Deferred:
         _deferred("serve", "Run the gateway in front of your backend."),
         _deferred("check", "Check settings, files and directories without listening."),
         _deferred("doctor", "Find what keeps answers from readers: this machine, the upstream, the proxies in front."),
+        _deferred("smoke", "After a deploy: ask a few questions, and check everything that readers rely on."),
         _deferred("keys", "Make, list and revoke API keys."),
         _deferred("tail", "Ask a gateway, or follow an answer, and print it as it comes."),
         _deferred("bench", "Measure how fast answers come, and hold it against objectives."),
@@ -75,7 +76,7 @@ def _deferred(name: str, line: str) -> _Deferred:
 @click.command_panel("Start here", commands=["demo", "serve", "check"])
 @click.command_panel(
     "More",
-    commands=["doctor", "tail", "bench", "keys", "flags", "rollout", "audit", "backend", "config", "version"],
+    commands=["doctor", "smoke", "tail", "bench", "keys", "flags", "rollout", "audit", "backend", "config", "version"],
 )
 @click.pass_context
 def cli(ctx: click.RichContext, /) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 import rich_click as click
 
-from subak.cli.options import config_option, debug_option, gateway_flags, json_option, load_settings
+from subak.cli.options import base_url, config_option, debug_option, gateway_flags, json_option, load_settings
 from subak.cli.output import print_json
 from subak.doctor.findings import Check, Finding, Status, fine
 from subak.doctor.machine import (
@@ -28,24 +28,11 @@ from subak.settings import Given, Settings, SettingsError
 _COLOURS = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "red"}
 
 
-def _base_url(_ctx: click.Context, _param: click.Parameter, url: str | None) -> str | None:
-    """Check what `--url` was given; take a slash at its end away."""
-    if url is None:
-        return None
-    from subak.upstream.http1 import parse_base_url
-
-    try:
-        parse_base_url(url)
-    except ValueError as error:
-        raise click.BadParameter("expected http:// or https://, a host, no credentials, no ? and no #") from error
-    return url.rstrip("/")
-
-
 @click.command("doctor")
 @click.option(
     "--url",
     metavar="URL",
-    callback=_base_url,
+    callback=base_url,
     help="Base URL as readers see it, through all proxies: tests whether events come through one by one.",
 )
 @click.option("--no-question", is_flag=True, help="Don't ask the upstream; otherwise it is asked one short question.")

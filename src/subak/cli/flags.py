@@ -1,6 +1,8 @@
 """`subak flags`: for whom flags are on, and changing that.
 
 It works on the state directory, whether a gateway runs there or not; one that runs takes a change up within a second.
+What the environment permits is another matter: a command sees its own, and a running gateway has one of its own. So
+they say what they looked at, and with `--gateway` ask the gateway instead.
 """
 
 import os
@@ -19,6 +21,7 @@ import rich_click as click
 from subak.admission.flag_store import FlagStore
 from subak.cli.options import config_option, debug_option, json_option, load_settings
 from subak.cli.output import print_json
+from subak.cli.running import ask_gateway, ask_gateway_option
 from subak.clocks import SystemClock
 from subak.core.errors import InvalidField
 from subak.core.flag_state import FlagChange, FlagDocument, FlagView, overridden, view_of
@@ -38,11 +41,18 @@ from subak.core.rollout import (
     share_of,
 )
 from subak.core.rollout_plan import as_percentage
-from subak.settings import Given, Settings
+from subak.settings import Given, Loaded, Settings, as_text
 
 PATIENCE_S: Final = 5.0
 _NONE: Final = "none"
+_PERMISSION: Final = "features.sse_streaming"
 _T = TypeVar("_T")
+
+
+class _Views(msgspec.Struct, frozen=True):
+    """What `GET /-/flags` answers."""
+
+    flags: list[FlagView]
 
 
 def _known(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
@@ -118,14 +128,23 @@ def actor() -> str:
 
 def settings_of(config: str | None) -> Settings:
     """The settings that this command sees: where the state directory is, and what the environment permits."""
+    return _loaded(config).settings
+
+
+def _loaded(config: str | None) -> Loaded:
     nothing: Mapping[str, Given] = {}
-    return load_settings(config, {}, forced=nothing).settings
+    return load_settings(config, {}, forced=nothing)
 
 
 @contextmanager
 def flags_to_read(settings: Settings) -> Iterator[FlagStore]:
-    """Open the flags of the state directory, to look."""
+    """Open the flags of the state directory, to look.
+
+    Raises:
+        StateError: they can't be read, or were lost.
+    """
     with closing(FlagStore.peek(settings.state_dir, patience_s=PATIENCE_S)) as store:
+        store.check()
         yield store
 
 
@@ -141,21 +160,50 @@ def command() -> None:
     """Show and change for whom flags are on."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What was looked at: this state directory and this process' settings, or a gateway."""
+
+    at: Mapping[str, str]
+    said: str
+
+
+def _looked_here(loaded: Loaded) -> _Looked:
+    state_dir, source = str(loaded.settings.state_dir.absolute()), loaded.sources[_PERMISSION]
+    value = as_text(loaded.settings.features.sse_streaming)
+    word = "isn't set here" if source == "default" else f"is {value} by {source}"
+    return _Looked(
+        {"state_dir": state_dir, "permission_from": source},
+        f"State directory: {state_dir}\n"
+        f"{STREAMING} {word}. A running gateway goes by its own environment: --gateway URL asks it.",
+    )
+
+
+def _looked_at_gateway(url: str) -> _Looked:
+    return _Looked({"gateway": url}, f"Asked the gateway at {url}")
+
+
 @command.command("list")
+@ask_gateway_option
 @config_option
 @json_option
 @debug_option
-def list_flags(config: str | None, *, as_json: bool) -> None:
+def list_flags(gateway_url: str | None, config: str | None, *, as_json: bool) -> None:
     """Show every flag and for whom it is on."""
-    settings = settings_of(config)
-    with flags_to_read(settings) as store:
-        views = [_view(key, store.documents(), settings) for key in KNOWN_FLAGS]
+    loaded = _loaded(config)
+    if gateway_url is None:
+        looked = _looked_here(loaded)
+        with flags_to_read(loaded.settings) as store:
+            views = [_view(key, store.documents(), loaded.settings) for key in KNOWN_FLAGS]
+    else:
+        looked = _looked_at_gateway(gateway_url)
+        views = ask_gateway(gateway_url, "/-/flags", loaded.settings, _Views).flags
     if as_json:
-        print_json({"state_dir": str(settings.state_dir.absolute()), "flags": msgspec.to_builtins(views)})
+        print_json({**looked.at, "flags": msgspec.to_builtins(views)})
         return
     for view in views:
         click.echo(f"{view.key}  {view.effect}")
-    click.echo(f"State directory: {settings.state_dir.absolute()}", err=True)
+    click.echo(looked.said, err=True)
 
 
 @command.command("show")
@@ -163,18 +211,27 @@ def list_flags(config: str | None, *, as_json: bool) -> None:
 @click.option(
     "--for", "who", metavar="WHO", callback=_one_caller, help="Say whether user:42 or 192.0.2.7 is in, and why."
 )
+@ask_gateway_option
 @config_option
 @json_option
 @debug_option
-def show(flag: str, config: str | None, *, who: Caller | None, as_json: bool) -> None:
+def show(flag: str, gateway_url: str | None, config: str | None, *, who: Caller | None, as_json: bool) -> None:
     """Show all that is set of a flag, or with --for what holds for one caller."""
-    settings = settings_of(config)
-    with flags_to_read(settings) as store:
-        view = _view(flag, store.documents(), settings)
-    if who is not None:
-        _print_decision(_decision(view, settings, who), as_json=as_json)
+    loaded = _loaded(config)
+    if gateway_url is not None:
+        if who is not None:
+            raise click.UsageError("--for looks at the state directory and the settings here: leave out --gateway.")
+        view = ask_gateway(gateway_url, f"/-/flags/{flag}", loaded.settings, FlagView)
+        _print_view(view, _looked_at_gateway(gateway_url), as_json=as_json)
         return
-    _print_view(view, settings, as_json=as_json)
+    with flags_to_read(loaded.settings) as store:
+        view = _view(flag, store.documents(), loaded.settings)
+    if who is None:
+        _print_view(view, _looked_here(loaded), as_json=as_json)
+        return
+    _print_decision(_decision(view, loaded.settings, who), as_json=as_json)
+    if not as_json:
+        click.echo(_looked_here(loaded).said, err=True)
 
 
 @command.command("set")
@@ -209,12 +266,12 @@ def set_flag(
     """Change a flag. It only narrows what the environment permits, and holds across restarts."""
     if not clear and not any(value not in (None, ()) for value in wanted.values()):
         raise click.UsageError("Nothing to change: give at least one option.")
-    settings = settings_of(config)
+    loaded = _loaded(config)
     change = partial(_changed, clear=clear, wanted=wanted)
-    with flags_to_change(settings) as store:
+    with flags_to_change(loaded.settings) as store:
         store.change(flag, change, actor=actor(), now=datetime.now(UTC))
-        view = _view(flag, store.documents(), settings)
-    _print_view(view, settings, as_json=as_json)
+        view = _view(flag, store.documents(), loaded.settings)
+    _print_view(view, _looked_here(loaded), as_json=as_json)
 
 
 @command.command("history")
@@ -310,14 +367,14 @@ def _print_decision(decision: FlagDecision, *, as_json: bool) -> None:
     click.echo(f"{'in' if decision.is_on else 'out'}: {decision.reason.replace('_', ' ')}")
 
 
-def _print_view(view: FlagView, settings: Settings, *, as_json: bool) -> None:
+def _print_view(view: FlagView, looked: _Looked, *, as_json: bool) -> None:
     if as_json:
-        print_json({"state_dir": str(settings.state_dir.absolute()), **msgspec.to_builtins(view)})
+        print_json({**looked.at, **msgspec.to_builtins(view)})
         return
     click.echo(f"{view.key}  {view.effect}")
     for name, value in _lines(view):
         click.echo(f"  {name:<12} {value}")
-    click.echo(f"State directory: {settings.state_dir.absolute()}", err=True)
+    click.echo(looked.said, err=True)
 
 
 def _lines(view: FlagView) -> Iterator[tuple[str, str]]:

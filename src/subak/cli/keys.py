@@ -8,12 +8,24 @@ import msgspec
 import rich_click as click
 
 from subak.admission.api_keys import ApiKey, KeyRefused, KeyStore, now_utc
-from subak.cli.options import config_option, debug_option, json_option, load_settings
+from subak.cli.options import config_option, debug_option, json_option, load_settings, seconds_of
 from subak.cli.output import print_json
 from subak.clocks import SystemClock
 from subak.settings import Given
 
 _NEVER = "never"
+_MIN_LIFE = timedelta(minutes=1)
+_MAX_LIFE = timedelta(days=3650)
+
+
+def _lifetime(_ctx: click.Context, _param: click.Parameter, text: str | None) -> timedelta | None:
+    """Read `12h` or `30d`; a number alone is of days."""
+    if text is None:
+        return None
+    seconds = seconds_of(f"{text}d" if text.isdecimal() else text)
+    if seconds is None or not _MIN_LIFE.total_seconds() <= seconds <= _MAX_LIFE.total_seconds():
+        raise click.BadParameter("expected a time from 1m to 3650d, such as 12h or 30d; a number alone is of days")
+    return timedelta(seconds=seconds)
 
 
 @click.group("keys")
@@ -26,14 +38,16 @@ def command() -> None:
 @click.option(
     "--user", metavar="ID", help="Id of the user whom the key stands for. Default: the key is a caller itself."
 )
-@click.option("--expires", metavar="DAYS", type=click.IntRange(1, 3650), help="Days until it ends. Default: never.")
+@click.option(
+    "--expires", metavar="TIME", callback=_lifetime, help="Time until it ends: 12h, 30d, or days. Default: never."
+)
 @config_option
 @json_option
 @debug_option
-def create(name: str, user: str | None, expires: int | None, config: str | None, *, as_json: bool) -> None:
+def create(name: str, user: str | None, expires: timedelta | None, config: str | None, *, as_json: bool) -> None:
     """Make a key called NAME and show it, this once."""
     now = _now()
-    expires_at = None if expires is None else now + timedelta(days=expires)
+    expires_at = None if expires is None else now + expires
     with _refusals_told():
         key, text = _store(config).create(name, now=now, user=user, expires_at=expires_at)
     if as_json:

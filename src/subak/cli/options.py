@@ -9,6 +9,7 @@ import rich_click as click
 
 from subak.cli.output import WANTS_JSON, WANTS_TRACEBACK
 from subak.settings import Given, Loaded, Setting, Settings, as_text, catalogue, environment, load, locate
+from subak.state import ADMIN_TOKEN_FILE
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,6 +65,49 @@ def read_headers(given: tuple[str, ...]) -> dict[str, str]:
             raise click.BadParameter("expected 'NAME: VALUE'", param_hint="--header")
         named[name] = value.strip()
     return named
+
+
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhdw])")
+_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+def seconds_of(text: str) -> float | None:
+    """Read `90s`, `30m`, `24h`, `2d` or `1.5w`; None for anything else."""
+    found = _DURATION.fullmatch(text.strip())
+    return None if found is None else float(found[1]) * _UNITS_S[found[2]]
+
+
+def duration(_ctx: click.Context, _param: click.Parameter, text: str) -> float:
+    """Read an option's time in seconds. A call-back of options."""
+    seconds = seconds_of(text)
+    if seconds is None:
+        raise click.BadParameter("expected a time such as 90s, 30m, 24h or 2d")
+    return seconds
+
+
+def base_url(_ctx: click.Context, _param: click.Parameter, url: str | None) -> str | None:
+    """Check a base URL that was given; take a slash at its end away. A call-back of options and arguments."""
+    if url is None:
+        return None
+    from subak.upstream.http1 import parse_base_url
+
+    try:
+        parse_base_url(url)
+    except ValueError as error:
+        raise click.BadParameter("expected http:// or https://, a host, no credentials, no ? and no #") from error
+    return url.rstrip("/")
+
+
+def admin_token(settings: Settings) -> str | None:
+    """Give the token of these settings' admin listener, set or kept in the state directory; None without one.
+
+    Raises:
+        OSError: its file can't be read.
+    """
+    if settings.admin.token is not None:
+        return settings.admin.token.reveal()
+    path = settings.state_dir / ADMIN_TOKEN_FILE
+    return path.read_text(encoding="ascii").strip() if path.exists() else None
 
 
 def setting_flags(*keys: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

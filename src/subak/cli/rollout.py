@@ -3,7 +3,6 @@
 The commands change the state directory; the gateway that runs there carries the rollout forward, or takes it back.
 """
 
-import re
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,7 @@ import rich_click as click
 
 from subak.admission.rollout import RolloutStatus, read_status
 from subak.cli.flags import actor, entries, flag_argument, flags_to_change, flags_to_read, percentage, settings_of
-from subak.cli.options import config_option, debug_option, json_option
+from subak.cli.options import config_option, debug_option, duration, json_option
 from subak.cli.output import print_json
 from subak.core.flag_state import FlagDocument, aborted, kept, paused, resumed, started
 from subak.core.rollout_plan import (
@@ -33,7 +32,6 @@ from subak.settings import Settings
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LOOK_S: Final = 1.0
 _FRESH_S: Final = 20.0
 _STRETCHES: Final = ("last minute", "last 15 min", "this step")
@@ -44,13 +42,6 @@ def _steps(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[flo
     if list(steps) != sorted(set(steps)):
         raise click.BadParameter("expected ascending percentages such as 5,25,50,100")
     return steps
-
-
-def _duration(_ctx: click.Context, _param: click.Parameter, text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if found is None:
-        raise click.BadParameter("expected a time such as 24h, 30m, 90s or 2d")
-    return float(found[1]) * _UNITS_S[found[2]]
 
 
 def _criterion_options(command: Callable[P, R]) -> Callable[P, R]:
@@ -93,7 +84,7 @@ def command() -> None:
     help="The steps. With 0 as the first one it begins with the allow list alone.",
 )
 @click.option(
-    "--hold", metavar="TIME", callback=_duration, default="24h", show_default=True, help="How long a step must hold."
+    "--hold", metavar="TIME", callback=duration, default="24h", show_default=True, help="How long a step must hold."
 )
 @click.option(
     "--min-requests",

@@ -20,8 +20,6 @@ class ErrorCode(StrEnum):
     EVENT_TOO_LARGE = "event_too_large"
     TOO_LONG = "too_long"
     PRODUCER_LOST = "producer_lost"
-    CURSOR_EXPIRED = "cursor_expired"
-    AUTH_EXPIRED = "auth_expired"
     AUDIT_UNAVAILABLE = "audit_unavailable"
     INTERNAL_ERROR = "internal_error"
 
@@ -44,8 +42,6 @@ _MESSAGES = {
     ErrorCode.EVENT_TOO_LARGE: "One part of the answer was too large to pass on.",
     ErrorCode.TOO_LONG: "The answer grew past the limits of one stream.",
     ErrorCode.PRODUCER_LOST: "The process that produced this answer has stopped.",
-    ErrorCode.CURSOR_EXPIRED: "This part of the answer is no longer kept.",
-    ErrorCode.AUTH_EXPIRED: "The credentials of this stream have expired.",
     ErrorCode.AUDIT_UNAVAILABLE: "The answer could not be recorded and was withheld.",
     ErrorCode.INTERNAL_ERROR: "Something went wrong inside the gateway.",
 }

@@ -223,6 +223,22 @@ class FlagsRefused(msgspec.Struct, frozen=True):
     reason: str
 
 
+class KeysTaken(msgspec.Struct, frozen=True):
+    """Callers' keys could be read, for the first time or after `KeysRefused`. `source`: as there."""
+
+    source: str
+
+
+class KeysRefused(msgspec.Struct, frozen=True):
+    """Callers' keys can't be read as they are now; those from before go on. Told once for each `reason`.
+
+    `source`: `jwks`, the issuer's key set, whose reason `too_old` means that no keys are left; or `api_keys`, the file.
+    """
+
+    source: str
+    reason: str
+
+
 class AuditKeysMade(msgspec.Struct, frozen=True):
     """The audit trail begins: its keys were made in the file `path`. `vkey` is what a verifier trusts."""
 
@@ -321,6 +337,8 @@ Fact = (
     | FlagChanged
     | FlagsTaken
     | FlagsRefused
+    | KeysTaken
+    | KeysRefused
     | AuditKeysMade
     | CheckpointSealed
     | AuditTroubled

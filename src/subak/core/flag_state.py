@@ -4,13 +4,23 @@ A flag's overrides and its rollout are one document: they change together or not
 new document for an old one; the store puts it in place in one transaction with the history.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
 
 from subak.core.errors import InvalidField, RequestError
-from subak.core.rollout import NOTHING_SET, FileRule, Overrides, checked, share_of
-from subak.core.rollout_plan import CRITERIA, MAX_HOLD_S, MAX_STEPS, Phase, Rollout, as_percentage, is_ascending
+from subak.core.rollout import NOTHING_SET, FileRule, Overrides, OverridesIn, checked, share_of
+from subak.core.rollout_plan import (
+    CRITERIA,
+    MAX_HOLD_S,
+    MAX_REQUESTS,
+    MAX_STEPS,
+    Phase,
+    Rollout,
+    as_percentage,
+    is_ascending,
+)
 
 
 class RolloutConflict(RequestError):
@@ -18,6 +28,21 @@ class RolloutConflict(RequestError):
 
     code = "rollout_conflict"
     http_status = 409
+
+
+class RestrictionForgotten(RequestError):
+    """New overrides don't name something of the old ones that keeps callers out."""
+
+    code = "restriction_forgotten"
+    http_status = 409
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """`names` of fields of `Overrides`."""
+        fields = ", ".join(name.removeprefix("is_") for name in names)
+        super().__init__(
+            f"A PUT replaces everything, and this one doesn't name what is set and keeps callers out: {fields}. "
+            "Name it too, or send a PATCH, which changes what it names and nothing else."
+        )
 
 
 class FlagDocument(msgspec.Struct, frozen=True):
@@ -75,6 +100,31 @@ def overridden(document: FlagDocument, wanted: Overrides, now: datetime) -> Flag
     return FlagDocument(wanted, document.rollout)
 
 
+def replaced(document: FlagDocument, wanted: OverridesIn, now: datetime) -> FlagDocument:
+    """Put what is named in place of all overrides. That a restriction is forgotten must have been said.
+
+    To switch off is never refused: what else keeps callers out then stays.
+
+    Raises:
+        RestrictionForgotten: something that keeps callers out isn't named. InvalidField, RolloutConflict: `overridden`.
+    """
+    forgotten = wanted.forgets(document.overrides)
+    if forgotten and wanted.is_off is True:
+        return merged(document, wanted, now)
+    if forgotten:
+        raise RestrictionForgotten(forgotten)
+    return overridden(document, wanted.onto(NOTHING_SET), now)
+
+
+def merged(document: FlagDocument, wanted: OverridesIn, now: datetime) -> FlagDocument:
+    """Change the overrides that are named, and no others.
+
+    Raises:
+        InvalidField, RolloutConflict: `overridden`.
+    """
+    return overridden(document, wanted.onto(document.overrides), now)
+
+
 def started(document: FlagDocument, plan: Rollout, allow: tuple[str, ...]) -> FlagDocument:
     """Begin a rollout at its first step, with these callers besides those on the allow list.
 
@@ -100,8 +150,10 @@ def _check_plan(plan: Rollout) -> None:
         raise InvalidField("$.steps", f"at most {MAX_STEPS} ascending percentages, such as 5,25,50,100")
     for step in plan.steps:
         share_of(step, "$.steps")
-    if not 0 <= plan.hold_s <= MAX_HOLD_S or plan.min_requests < 1:
-        raise InvalidField("$.hold_s", "a time of a year at most, and at least one request a step")
+    if not 0 <= plan.hold_s <= MAX_HOLD_S:
+        raise InvalidField("$.hold_s", "a time of a year at most")
+    if not 1 <= plan.min_requests <= MAX_REQUESTS:
+        raise InvalidField("$.min_requests", f"1 to {MAX_REQUESTS}")
     for criterion in CRITERIA:
         good, bad = plan.bounds_of(criterion)
         if bad is not None and criterion.is_past(good, bad):

@@ -72,6 +72,19 @@ class UpstreamState(msgspec.Struct, frozen=True):
     reused_connections: int = 0
 
 
+class KeySourceState(msgspec.Struct, frozen=True):
+    """Where callers' keys come from: `jwks`, the issuer's key set, or `api_keys`, the file of API keys.
+
+    `problem`: why it can't be read now, "" while it can. `failures` counts the reads that failed. `age_s`: how long ago
+    the issuer's keys in force were fetched, infinite when there are none; None for the file, whose keys don't age.
+    """
+
+    source: str
+    problem: str
+    failures: int
+    age_s: float | None = None
+
+
 class AuditState(msgspec.Struct, frozen=True):
     """The audit trail's writer. `oldest_waiting_s`: how long the oldest record has waited to be committed.
 

@@ -26,6 +26,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Annotated, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from subak.core.errors import InvalidField, RequestError
 from subak.core.principal import Caller
@@ -97,6 +98,27 @@ class Overrides(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
 
 
 NOTHING_SET: Final = Overrides()
+
+
+class OverridesIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"is_off": "off"}):
+    """Those overrides that a request names, the others UNSET. A list is the whole list; null unsets."""
+
+    is_off: bool | UnsetType = UNSET
+    percentage: Annotated[float, msgspec.Meta(ge=0, le=100)] | UnsetType | None = UNSET
+    allow: tuple[str, ...] | UnsetType = UNSET
+    deny: tuple[str, ...] | UnsetType = UNSET
+    not_before: Annotated[datetime, msgspec.Meta(tz=True)] | UnsetType | None = UNSET
+    not_after: Annotated[datetime, msgspec.Meta(tz=True)] | UnsetType | None = UNSET
+
+    def onto(self, before: Overrides) -> Overrides:
+        """Give `before` with what is named here in place of what was there (RFC 7396)."""
+        named = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not UNSET}
+        return msgspec.structs.replace(before, **named)
+
+    def forgets(self, before: Overrides) -> list[str]:
+        """Name what of `before` keeps callers out and isn't named here."""
+        names = [name for name in self.__struct_fields__ if getattr(self, name) is UNSET and name != "allow"]
+        return [name for name in names if getattr(before, name) != getattr(NOTHING_SET, name)]
 
 
 def checked(overrides: Overrides) -> Overrides:

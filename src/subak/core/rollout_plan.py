@@ -26,6 +26,8 @@ import msgspec
 WINDOWS_S: Final = (60.0, 900.0)
 MAX_STEPS: Final = 20
 MAX_HOLD_S: Final = 31_536_000.0
+MAX_REQUESTS: Final = 1_000_000_000
+"""What `min_requests` may ask for at most."""
 
 
 class RolloutTotals(msgspec.Struct, frozen=True):

@@ -85,6 +85,7 @@ COUNTERS: Final = _define(
     ("subak_upstream_retries_total", (), "Questions asked a second time."),
     ("subak_audit_lost_records_total", (), "Audit records that could not be kept."),
     ("subak_audit_failed_checkpoints_total", (), "Checkpoints of the audit trail that could not be made or published."),
+    ("subak_key_source_failures_total", ("source",), "Times that callers' keys could not be read: api_keys or jwks."),
     ("subak_log_lines_dropped_total", (), "Log lines that found no room, because stdout was not read."),
     ("process_cpu_seconds_total", (), "Processor time."),
 )
@@ -119,8 +120,11 @@ GAUGES: Final = _define(
     ("subak_upstream_breaker_state", ("upstream", "state"), "1 for the state that an upstream's breaker is in."),
     ("subak_loop_lag_max_seconds", (), "The event loop's greatest lag in the last minute."),
     ("subak_draining", (), "1 while the process takes no new streams."),
+    ("subak_coalescing", (), "1 while the event loop is busy and lets tokens gather."),
     ("subak_audit_queued_records", (), "Audit records that wait to be committed."),
     ("subak_audit_oldest_record_seconds", (), "How long the oldest of them has waited."),
+    ("subak_key_source_up", ("source",), "1 while callers' keys can be read, 0 while those from before go on."),
+    ("subak_key_source_age_seconds", ("source",), "How long ago the issuer's keys in force were fetched."),
     (
         "subak_memory_limit_bytes",
         (),
@@ -229,6 +233,7 @@ def _present_counts(present: PresentFigures) -> dict[str, Samples]:
         "subak_upstream_retries_total": _one(present.upstream_retries),
         "subak_audit_lost_records_total": _one(None if audit is None else audit.lost),
         "subak_audit_failed_checkpoints_total": _one(None if audit is None else audit.failed_checkpoints),
+        "subak_key_source_failures_total": [((keys.source,), float(keys.failures)) for keys in present.key_sources],
         "subak_log_lines_dropped_total": _one(present.log_lines_dropped),
         "process_cpu_seconds_total": _one(present.process.cpu_s),
     }
@@ -251,8 +256,13 @@ def _gauges(present: PresentFigures) -> dict[str, Samples]:
             ((up.name, state), float(up.breaker is state)) for up in present.upstreams for state in BreakerState
         ],
         "subak_draining": _one(present.is_draining),
+        "subak_coalescing": _one(present.is_coalescing),
         "subak_audit_queued_records": _one(None if audit is None else audit.queued),
         "subak_audit_oldest_record_seconds": _one(None if audit is None else audit.oldest_waiting_s),
+        "subak_key_source_up": [((keys.source,), float(not keys.problem)) for keys in present.key_sources],
+        "subak_key_source_age_seconds": [
+            ((keys.source,), keys.age_s) for keys in present.key_sources if keys.age_s is not None
+        ],
         "subak_memory_limit_bytes": _one(process.memory_limit_bytes),
         "process_resident_memory_bytes": _one(process.resident_bytes),
         "process_open_fds": _one(process.open_descriptors),

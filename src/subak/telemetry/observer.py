@@ -18,6 +18,7 @@ from subak.core.facts import (
     Fact,
     FlagsRefused,
     FlagValues,
+    KeysRefused,
     OriginRefused,
     Person,
     ProxyForgotten,
@@ -76,7 +77,7 @@ def _level(fact: Fact) -> int:
             return LEVELS["debug"]
         case StreamEnded(reason=reason) if reason:
             return LEVELS["warning"]
-        case AuditKeysMade() | CredentialsIgnored() | OriginRefused() | ProxyForgotten():
+        case AuditKeysMade() | CredentialsIgnored() | KeysRefused() | OriginRefused() | ProxyForgotten():
             return LEVELS["warning"]
         case Refused(status=status) if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return LEVELS["warning"]

@@ -26,7 +26,7 @@ from subak.core.facts import (
 )
 from subak.core.histogram import Histogram
 from subak.core.lifecycle import Status
-from subak.core.live import AuditState, LiveReader, LiveStream, Load, Occupancy, UpstreamState
+from subak.core.live import AuditState, KeySourceState, LiveReader, LiveStream, Load, Occupancy, UpstreamState
 from subak.telemetry.host import ProcessState, look_at_process
 from subak.telemetry.tally import (
     Labels,
@@ -64,9 +64,11 @@ class Present(NamedTuple):
     replay_bytes: Callable[[], Occupancy]
     upstreams: Callable[[], Sequence[UpstreamState]]
     audit: Callable[[], AuditState | None]
+    key_sources: Callable[[], Sequence[KeySourceState]]
     upstream_retries: Callable[[], int]
     log_lines_dropped: Callable[[], int]
     is_draining: Callable[[], bool]
+    is_coalescing: Callable[[], bool]
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -174,8 +176,10 @@ class PresentFigures(msgspec.Struct, frozen=True):
     upstreams: tuple[UpstreamState, ...]
     upstream_retries: int
     audit: AuditState | None
+    key_sources: tuple[KeySourceState, ...]
     log_lines_dropped: int
     is_draining: bool
+    is_coalescing: bool
     process: ProcessState
 
 
@@ -314,8 +318,10 @@ def present_figures(present: Present) -> PresentFigures:
         upstreams=tuple(present.upstreams()),
         upstream_retries=present.upstream_retries(),
         audit=present.audit(),
+        key_sources=tuple(present.key_sources()),
         log_lines_dropped=present.log_lines_dropped(),
         is_draining=present.is_draining(),
+        is_coalescing=present.is_coalescing(),
         process=look_at_process(),
     )
 

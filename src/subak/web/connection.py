@@ -34,6 +34,7 @@ from aiohttp.web_protocol import RequestHandler
 from subak.core.clock import Clock
 from subak.core.deadlines import Deadlines
 from subak.core.errors import RequestError, TooSlow
+from subak.web.coalescing import Coalescer
 from subak.web.problems import status_problem
 
 WRITE_BUFFER_BYTES: Final = 64 * 1024
@@ -101,14 +102,23 @@ class ConnectionTimes(msgspec.Struct, frozen=True):
 class Door:
     """What all connections of a listener share: their bounds, their deadlines, and their number."""
 
-    __slots__ = ("clock", "deadlines", "max_connections", "open_count", "refused", "times")
+    __slots__ = ("clock", "coalescer", "deadlines", "max_connections", "open_count", "refused", "times")
 
-    def __init__(self, times: ConnectionTimes, *, max_connections: int, clock: Clock, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        times: ConnectionTimes,
+        *,
+        max_connections: int,
+        clock: Clock,
+        deadlines: Deadlines,
+        coalescer: Coalescer,
+    ) -> None:
         """`refused` counts those that found the door full."""
         self.times = times
         self.max_connections = max_connections
         self.clock = clock
         self.deadlines = deadlines
+        self.coalescer = coalescer
         self.open_count = 0
         self.refused = 0
 
@@ -163,7 +173,7 @@ class Connection(RequestHandler):
         self._body: StreamReader | None = None
         self._body_bytes = 0
         self._dropped_bytes = 0
-        self._gone = asyncio.Event()
+        self._gone: asyncio.Future[None] | None = None  # made when somebody waits: an Event would take 0.8 KB of each
         self.writer: Writer | None = None
         self.asked_at = 0.0
         """When the request under way had come, in monotonic seconds: its head, or its body once that was read."""
@@ -187,7 +197,8 @@ class Connection(RequestHandler):
         """Tell the writer first: the stream's grace time starts here."""
         if self._is_refused:
             return
-        self._gone.set()
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
         self._door.open_count -= 1
         self._door.deadlines.forget(self)
         if self.writer is not None:
@@ -198,6 +209,7 @@ class Connection(RequestHandler):
         """Take what was read; the first byte after an answer begins a new head."""
         if self._is_refused:
             return
+        self._door.coalescer.hurry()
         if self._phase is _Phase.LEAVING or (self._phase is _Phase.IDLE and self._has_unread_body):
             self._drop(len(data))
         elif self._phase is _Phase.IDLE:
@@ -309,7 +321,10 @@ class Connection(RequestHandler):
     async def leave(self) -> None:
         """Say no more, drop what still comes, and wait for the client to close; not for long."""
         self._begin_to_leave()
-        await self._gone.wait()
+        if self.transport is None:
+            return
+        self._gone = asyncio.get_running_loop().create_future()
+        await self._gone
 
     @property
     def _has_unread_body(self) -> bool:

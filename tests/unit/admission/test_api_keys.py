@@ -12,6 +12,8 @@ import pytest
 from subak.admission import api_keys
 from subak.admission.api_keys import FILE, ApiKeys, KeyFileError, KeyRefused, KeyStore, now_utc
 from subak.core.errors import Unauthenticated
+from subak.core.facts import KeysRefused, KeysTaken
+from subak.testing import RecordingObserver
 
 NOW: Final = datetime(2026, 11, 23, 6, 0, tzinfo=UTC)
 NOW_S: Final = NOW.timestamp()
@@ -122,16 +124,20 @@ def test_a_truncated_file_is_told_and_nothing_is_written_over_it(tmp_path: Path,
 def test_a_running_gateway_keeps_its_keys_when_the_file_is_damaged_and_takes_the_mended_one(tmp_path: Path) -> None:
     store = KeyStore(tmp_path)
     key, text = store.create("ci", now=NOW)
-    keys = ApiKeys(tmp_path)
+    observer = RecordingObserver()
+    keys = ApiKeys(tmp_path, observer)
     whole = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(whole[:50])
-    keys.on_deadline(0.0)
+    for now in (0.0, 1.0):
+        keys.on_deadline(now)
     assert keys.authenticate(text, NOW_S) is not None
-    assert "only a part" in str(keys.problem)
+    assert "only a part" in keys.state.problem
     (tmp_path / FILE).write_bytes(whole)
     store.revoke(key.id, now=NOW)
-    keys.on_deadline(1.0)
-    assert keys.problem is None
+    keys.on_deadline(2.0)
+    assert (keys.state.problem, keys.state.failures) == ("", 2)
+    assert [type(fact) for fact in observer.facts] == [KeysRefused, KeysTaken]
+    assert key.digest not in str(observer.facts)
     with pytest.raises(Unauthenticated):
         keys.authenticate(text, NOW_S)
 
@@ -141,7 +147,22 @@ def test_a_file_that_was_taken_away_takes_its_keys_along(tmp_path: Path) -> None
     keys = ApiKeys(tmp_path)
     (tmp_path / FILE).unlink()
     keys.on_deadline(0.0)
-    assert (len(keys), keys.problem) == (0, None)
+    assert (len(keys), keys.state.problem) == (0, "")
+
+
+def test_a_file_whose_permissions_are_mended_is_read_again(tmp_path: Path) -> None:
+    """What a change of permissions leaves as it was is size and time: a file in trouble is looked into all the same."""
+    KeyStore(tmp_path).create("ci", now=NOW)
+    keys = ApiKeys(tmp_path)
+    path = tmp_path / FILE
+    other = path.rename(tmp_path / "elsewhere")
+    path.mkdir()
+    keys.on_deadline(0.0)
+    assert "Is a directory" in keys.state.problem
+    path.rmdir()
+    other.rename(path)
+    keys.on_deadline(1.0)
+    assert (len(keys), keys.state.problem) == (1, "")
 
 
 def test_a_crash_in_the_middle_of_writing_leaves_the_old_file(tmp_path: Path) -> None:

@@ -150,10 +150,11 @@ async def test_a45_what_is_no_credential_is_refused_for_its_reason(
 async def test_a45_a_token_of_a_megabyte_is_refused_unread(authenticator: Authenticator) -> None:
     token = f"{TOKEN}{'a' * 1_000_000}"
     assert await reason_of(authenticator, bearer(token)) == Reason.CREDENTIAL_TOO_LARGE
-    started = time.thread_time()
+    times = [time.thread_time()]
     for _ in range(20):
         await reason_of(authenticator, bearer(token))
-    assert (time.thread_time() - started) / 20 < 0.001
+        times.append(time.thread_time())
+    assert min(after - before for before, after in pairwise(times)) < 0.001
 
 
 async def test_a_token_is_unknown_where_no_tokens_are_taken(tmp_path: Path, clock: FakeClock) -> None:
@@ -268,15 +269,17 @@ async def test_seen_tokens_are_bounded(authenticator: Authenticator, monkeypatch
     assert [seen.principal.claims.id for seen in authenticator._seen.values()] == ["5", "6", "7"]  # noqa: SLF001
 
 
-async def test_a_seen_token_costs_a_few_microseconds(authenticator: Authenticator) -> None:
-    credentials = bearer(TOKEN)
-    await authenticator.authenticate(credentials)
-    times = [time.thread_time()]
-    for _ in range(50):
-        for _ in range(20):
+async def test_a_seen_token_costs_less_than_half_of_a_new_one(authenticator: Authenticator) -> None:
+    """The middle ones of many, in CPU time of this thread; measured: 3 µs of 24 (2026-11)."""
+    seen: list[float] = []
+    new: list[float] = []
+    for number in range(100):
+        credentials = bearer(signed(secret_key(), "HS256", sub=str(number)))
+        for times in (new, seen):
+            started = time.thread_time()
             await authenticator.authenticate(credentials)
-        times.append(time.thread_time())
-    assert median(after - before for before, after in pairwise(times)) / 20 < 60e-6
+            times.append(time.thread_time() - started)
+    assert median(seen) < median(new) / 2
 
 
 def test_a48_names_of_credentials_in_a_url_are_known_in_any_letter_case() -> None:

@@ -12,8 +12,8 @@ from typing import Final
 import msgspec
 import pytest
 
-from subak.admission.flag_store import FILE_NAME, MAX_HISTORY, FlagsBusy, FlagStore, FlagsUnusable
-from subak.core.flag_state import FlagDocument
+from subak.admission.flag_store import FILE_NAME, MAX_HISTORY, SIGN_NAME, FlagsBusy, FlagStore, FlagsUnusable
+from subak.core.flag_state import FlagDocument, RolloutConflict, aborted
 from subak.core.rollout import STREAMING, Overrides
 from subak.state import StateError
 from tests.settings import child_environment, runs
@@ -123,7 +123,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 import msgspec
 from subak.admission.flag_store import FlagStore
-from subak.core.flag_state import FlagDocument
+from subak.core.flag_state import FlagDocument, RolloutConflict, aborted
 from subak.core.rollout import STREAMING
 
 def add_caller(document):
@@ -217,10 +217,10 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from subak.admission.flag_store import FlagStore
-from subak.core.flag_state import FlagDocument
+from subak.core.flag_state import FlagDocument, RolloutConflict, aborted
 from subak.core.rollout import STREAMING, Overrides
 
-store = FlagStore.open(Path(sys.argv[1]), patience_s=5)
+store = FlagStore.open(Path(sys.argv[1]), patience_s=20)
 number = 0
 while True:
     number += 1
@@ -235,14 +235,61 @@ def test_a_writer_that_is_killed_leaves_a_whole_state(tmp_path: Path, killed_aft
     writer = subprocess.Popen(
         (sys.executable, "-c", WRITER, str(tmp_path)), stdout=subprocess.PIPE, env=child_environment()
     )
-    with writer, closing(FlagStore.open(tmp_path, patience_s=5)) as store:
+    with writer, closing(FlagStore.open(tmp_path, patience_s=20)) as store:
         assert writer.stdout is not None
         for _ in range(1 + killed_after * 7):
             assert writer.stdout.readline()
         writer.kill()
-        writer.wait(10)
+        writer.wait(30)
         overrides = store.documents()[STREAMING].overrides
         newest = store.history(limit=1)[0]
         assert overrides.allow == (f"user:{overrides.percentage:.0f}",) * 50
         assert f'"percentage":{overrides.percentage}' in newest.changed_to
         assert set_percentage(store, 33.3).overrides.percentage == 33.3
+
+
+def test_a_fresh_directory_and_one_whose_flags_were_never_set_have_lost_nothing(tmp_path: Path) -> None:
+    for _ in range(2):
+        with closing(FlagStore.open(tmp_path, patience_s=1)) as store:
+            store.check()
+            store.change(STREAMING, lambda document: document, actor="admin", now=NOW)
+    (tmp_path / FILE_NAME).unlink()
+    with closing(FlagStore.open(tmp_path, patience_s=1)) as store:
+        store.check()
+
+
+@pytest.mark.parametrize("content", [None, b""])
+def test_flags_that_were_set_and_are_gone_are_not_taken_for_everybody(tmp_path: Path, content: bytes | None) -> None:
+    with closing(FlagStore.open(tmp_path, patience_s=1)) as store:
+        set_percentage(store, 5)
+    (tmp_path / FILE_NAME).unlink()
+    if content is not None:
+        (tmp_path / FILE_NAME).write_bytes(content)
+    for way in (FlagStore.peek, FlagStore.open):
+        with (
+            closing(way(tmp_path, patience_s=1)) as store,
+            pytest.raises(StateError, match=r"flags\.db: flags were set here .* are lost\. Restore it"),
+        ):
+            store.check()
+
+
+def test_flags_of_before_the_sign_are_known_once_they_were_read(tmp_path: Path) -> None:
+    with closing(FlagStore.open(tmp_path, patience_s=1)) as store:
+        set_percentage(store, 5)
+        (tmp_path / SIGN_NAME).unlink()
+        store.check()
+    assert (tmp_path / SIGN_NAME).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("percentage", [None, 5.0])
+def test_what_is_said_anew_of_lost_flags_holds(tmp_path: Path, percentage: float | None) -> None:
+    (tmp_path / SIGN_NAME).touch()
+    anew = FlagDocument(Overrides(percentage=percentage))
+    with closing(FlagStore.open(tmp_path, patience_s=1)) as store:
+        with pytest.raises(RolloutConflict):
+            store.change(STREAMING, lambda document: aborted(document, NOW), actor="admin", now=NOW)
+        with pytest.raises(StateError):
+            store.check()
+        store.change(STREAMING, lambda _: anew, actor="admin", now=NOW)
+        store.check()
+        assert [change.actor for change in store.history()] == ["admin"]

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ from subak.admission.flags import POLL_S, Flags
 from subak.core.deadlines import Deadlines
 from subak.core.errors import InvalidField
 from subak.core.facts import FlagChanged, FlagsRefused, FlagsTaken
-from subak.core.flag_state import FlagDocument
+from subak.core.flag_state import FlagDocument, overridden
 from subak.core.principal import Caller, Claims, Principal
 from subak.core.rollout import STREAMING, FlagDecision, Overrides, Reason, UnknownFlag
 from subak.state import StateError
@@ -78,6 +79,11 @@ class Installation:
         self._open.clear()
 
 
+def override(flags: Flags, wanted: Overrides, *, actor: str, key: str = STREAMING) -> None:
+    """Set a flag's overrides."""
+    flags.change(key, partial(overridden, wanted=wanted, now=flags.now()), actor=actor)
+
+
 @pytest.fixture
 def here(tmp_path: Path) -> Iterator[Installation]:
     with closing(Installation(tmp_path)) as installation:
@@ -93,8 +99,8 @@ def test_without_anything_set_the_environment_decides(here: Installation) -> Non
 
 def test_a_change_holds_at_once_and_after_a_restart(here: Installation) -> None:
     flags, _ = here.gateway()
-    view = flags.override(STREAMING, Overrides(is_off=True), actor="admin")
-    assert view.effect == "off: switched off"
+    override(flags, Overrides(is_off=True), actor="admin")
+    assert flags.view(STREAMING).effect == "off: switched off"
     assert flags.decide(CALLER).reason is Reason.SWITCHED_OFF
     here.close()
     assert here.gateway()[0].decide(CALLER).reason is Reason.SWITCHED_OFF
@@ -126,7 +132,7 @@ def test_a_change_is_told_once_by_one_of_the_gateways(here: Installation) -> Non
 
 def test_a_fact_says_who_from_and_to_and_the_log_line_only_what(here: Installation) -> None:
     flags, observer = here.gateway()
-    flags.override(STREAMING, Overrides(allow=("user:42", "192.0.2.0/24")), actor="admin:somebody")
+    override(flags, Overrides(allow=("user:42", "192.0.2.0/24")), actor="admin:somebody")
     (fact,) = observer.of(FlagChanged)
     assert (fact.number, fact.key, fact.who.subject) == (1, STREAMING, "admin:somebody")
     assert json.loads(fact.values.changed_from) == {"allow": []}
@@ -153,7 +159,7 @@ def logged(fact: FlagChanged) -> dict[str, object]:
 def test_windows_follow_the_clock(here: Installation) -> None:
     flags, _ = here.gateway()
     begins = flags.now() + timedelta(seconds=10)
-    flags.override(STREAMING, Overrides(not_before=begins, not_after=begins + timedelta(seconds=10)), actor="admin")
+    override(flags, Overrides(not_before=begins, not_after=begins + timedelta(seconds=10)), actor="admin")
     assert flags.decide(CALLER).reason is Reason.NOT_YET
     here.clock.advance(10)
     assert flags.decide(CALLER) == IN
@@ -164,19 +170,19 @@ def test_windows_follow_the_clock(here: Installation) -> None:
 def test_what_can_not_be_set_changes_nothing(here: Installation) -> None:
     flags, observer = here.gateway()
     with pytest.raises(InvalidField, match=r"\$\.percentage"):
-        flags.override(STREAMING, Overrides(percentage=101), actor="admin")
+        override(flags, Overrides(percentage=101), actor="admin")
     for ask in (flags.view, flags.history, flags.document):
         with pytest.raises(UnknownFlag, match="Known: ENABLE_SSE_STREAMING"):
             ask("ENABLE_SSE")
     with pytest.raises(UnknownFlag):
-        flags.override("ENABLE_SSE", Overrides(), actor="admin")
+        override(flags, Overrides(), actor="admin", key="ENABLE_SSE")
     assert flags.history(STREAMING) == []
     assert observer.of(FlagChanged) == []
 
 
 def test_views_show_what_is_set(here: Installation) -> None:
     flags, _ = here.gateway()
-    flags.override(STREAMING, Overrides(percentage=0.5, allow=("user:1",)), actor="admin")
+    override(flags, Overrides(percentage=0.5, allow=("user:1",)), actor="admin")
     (view,) = flags.views()
     assert (view.key, view.is_permitted, view.overrides) == (
         STREAMING,
@@ -217,7 +223,7 @@ def test_a_bad_file_leaves_the_old_one_in_force_and_is_told_once(here: Installat
 
 def test_a_file_that_never_could_be_read_is_off_for_everybody(here: Installation) -> None:
     flags, observer = here.gateway(with_file=True)
-    flags.override(STREAMING, Overrides(allow=("user:42",)), actor="admin")
+    override(flags, Overrides(allow=("user:42",)), actor="admin")
     assert flags.decide(CALLER).reason is Reason.FILE
     assert "No such file" in observer.of(FlagsRefused)[0].reason
     here.write()
@@ -257,7 +263,7 @@ def test_two_gateways_in_one_process_do_not_meet(tmp_path: Path) -> None:
 
 def test_the_openfeature_client_gives_arm_and_reason_and_knows_no_other_flag(here: Installation) -> None:
     flags, _ = here.gateway()
-    flags.override(STREAMING, Overrides(deny=("user:42",)), actor="admin")
+    override(flags, Overrides(deny=("user:42",)), actor="admin")
     details = flags.client.get_boolean_details(
         STREAMING, default_value=True, evaluation_context=EvaluationContext("user:42")
     )
@@ -289,13 +295,13 @@ def test_the_short_way_and_openfeature_say_the_same(number: int, overrides: Over
         observer=RecordingObserver(),
     )
     with closing(flags):
-        flags.override(STREAMING, overrides, actor="admin")
+        override(flags, overrides, actor="admin")
         assert flags.decide(caller) == flags.client.decide(STREAMING, caller)
 
 
 def test_a_state_that_can_not_be_read_leaves_in_force_what_was_and_is_told_once(here: Installation) -> None:
     flags, observer = here.gateway()
-    flags.override(STREAMING, Overrides(deny=("user:42",)), actor="admin")
+    override(flags, Overrides(deny=("user:42",)), actor="admin")
     with closing(FlagStore.open(here.state, patience_s=1)) as store:
         good = store.path.read_bytes()
         store.path.write_bytes(b"x" * len(good))
@@ -325,3 +331,23 @@ def test_a_back_up_put_in_place_of_the_state_is_taken_up(here: Installation, tmp
         (back_up.state / "flags.db").replace(here.state / "flags.db")
     here.clock.advance(POLL_S)
     assert flags.decide(CALLER).reason is Reason.SWITCHED_OFF
+
+
+def test_flags_that_were_lost_keep_a_gateway_from_starting_until_they_are_said_anew(here: Installation) -> None:
+    here.change_from_outside(Overrides(deny=("user:42",)))
+    (here.state / "flags.db").unlink()
+    with pytest.raises(StateError, match="subak flags set"):
+        here.gateway()
+    here.change_from_outside(Overrides(is_off=True))
+    flags, _ = here.gateway()
+    assert flags.decide(CALLER).reason is Reason.SWITCHED_OFF
+
+
+def test_an_empty_file_put_in_place_of_the_state_lets_nobody_in(here: Installation, tmp_path: Path) -> None:
+    flags, observer = here.gateway()
+    override(flags, Overrides(deny=("user:42",)), actor="admin")
+    FlagStore.open(tmp_path / "fresh", patience_s=1).close()
+    (tmp_path / "fresh" / "flags.db").replace(here.state / "flags.db")
+    here.clock.advance(POLL_S)
+    assert flags.decide(CALLER).reason is Reason.DENIED
+    assert [fact.source for fact in observer.of(FlagsRefused)] == ["state"]

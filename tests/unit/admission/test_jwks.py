@@ -10,12 +10,14 @@ from typing import Final
 import aiohttp
 import pytest
 
-from subak.admission.jwks import MAX_SET_BYTES, REFRESH_S, RETRY_S, STALE_S, UNKNOWN_KEY_S, Jwks
+from subak.admission.jwks import MAX_SET_BYTES, REFRESH_S, RETRY_S, STALE_S, UNKNOWN_KEY_S, Jwks, JwksTerms
 from subak.admission.jwt import TokenRules, TokenVerifier
 from subak.admission.reasons import Reason
 from subak.core.deadlines import Deadlines
 from subak.core.errors import KeysUnavailable, Unauthenticated
-from subak.testing import FakeClock
+from subak.core.facts import Crashed, KeysRefused, KeysTaken
+from subak.relay.crash import crash_site
+from subak.testing import PATIENCE_S, FakeClock, RecordingObserver
 from tests.issuer import AUDIENCE, ISSUER, NOW_S, IssuerServer, issuer_server, rsa_key, signed
 
 OLD: Final = rsa_key("old")
@@ -32,6 +34,8 @@ class Scene:
     jwks: Jwks
     clock: FakeClock
     verifier: TokenVerifier
+    session: aiohttp.ClientSession
+    observer: RecordingObserver
 
     async def verify(self, kid_key: object) -> str:
         key = OLD if kid_key is OLD else NEW
@@ -58,12 +62,20 @@ async def scene(*, is_first_fetched: bool = True) -> AsyncIterator[Scene]:
         asyncio.TaskGroup() as tasks,
     ):
         server.publish(OLD)
-        jwks = Jwks(server.url, ALGORITHMS, session=session, clock=clock, tasks=tasks)
+        observer = RecordingObserver(clock)
+        jwks = Jwks(
+            JwksTerms(server.url, ALGORITHMS),
+            session=session,
+            clock=clock,
+            tasks=tasks,
+            observer=observer,
+            site_of=crash_site,
+        )
         rules = TokenRules(algorithms=ALGORITHMS, issuer=ISSUER, audience=AUDIENCE)
         if is_first_fetched:
             await jwks.refresh()
             deadlines.watch(jwks, clock.monotonic() + RETRY_S)
-        yield Scene(server, jwks, clock, TokenVerifier(rules, jwks, clock))
+        yield Scene(server, jwks, clock, TokenVerifier(rules, jwks, clock), session, observer)
         await jwks.close()
 
 
@@ -71,7 +83,7 @@ async def test_a46_a_known_key_asks_nobody() -> None:
     async with scene() as on:
         for _ in range(3):
             assert await on.verify(OLD) == "user:42"
-        assert (on.server.requests, on.jwks.problem, on.jwks.failures) == (1, "", 0)
+        assert (on.server.requests, on.jwks.state.problem, on.jwks.state.failures) == (1, "", 0)
 
 
 async def test_a46_a_key_that_was_rotated_in_is_found_by_the_first_token_that_names_it() -> None:
@@ -134,9 +146,9 @@ async def test_a46_keys_go_on_when_their_source_gives_nonsense(
         on.server.status, on.server.headers = status, headers
         on.server.body = on.server.body if body is None else body
         await on.pass_time(REFRESH_S)
-        assert on.jwks.problem == problem
+        assert on.jwks.state.problem == problem
         assert await on.verify(OLD) == "user:42"
-        assert (on.server.requests, on.jwks.failures, on.jwks.age_s) == (2, 1, REFRESH_S)
+        assert (on.server.requests, on.jwks.state.failures, on.jwks.state.age_s) == (2, 1, REFRESH_S)
 
 
 async def test_a46_a_source_that_is_down_is_tried_again_and_its_keys_end_after_a_day() -> None:
@@ -144,15 +156,41 @@ async def test_a46_a_source_that_is_down_is_tried_again_and_its_keys_end_after_a
         on.server.status = 503
         await on.pass_time(REFRESH_S)
         await on.pass_time(RETRY_S)
-        assert on.jwks.failures == 2
+        assert on.jwks.state.failures == 2
         for _ in range(int(STALE_S / REFRESH_S) - 2):
             await on.pass_time(REFRESH_S)
         assert await on.verify(OLD) == "user:42"
         await on.pass_time(2 * REFRESH_S)
         with pytest.raises(KeysUnavailable):
             await on.verify(OLD)
+        assert on.jwks.state.age_s == inf
         on.server.status = 200
         await on.pass_time(RETRY_S)
+        assert await on.verify(OLD) == "user:42"
+        told = [fact.reason for fact in on.observer.of(KeysRefused)]
+        assert told == ["status_503", "too_old", "status_503"]
+
+
+async def test_each_change_of_the_source_is_told_once() -> None:
+    async with scene() as on:
+        on.observer.clear()
+        for status in (500, 500, 404, 200, 200):
+            on.server.status = status
+            await on.pass_time(REFRESH_S)
+        assert on.observer.facts == [
+            KeysRefused("jwks", "status_500"),
+            KeysRefused("jwks", "status_404"),
+            KeysTaken("jwks"),
+        ]
+
+
+async def test_a_defect_is_told_as_a_crash_and_the_keys_go_on() -> None:
+    async with scene() as on:
+        await on.session.close()  # no fetch expects that, as none expects a defect
+        await on.pass_time(REFRESH_S)
+        [crashed] = on.observer.of(Crashed)
+        assert (crashed.kind, on.jwks.state.problem) == ("RuntimeError", "internal_error")
+        assert ".py:" in crashed.where
         assert await on.verify(OLD) == "user:42"
 
 
@@ -172,7 +210,7 @@ async def test_a46_a_withdrawn_key_counts_no_longer_and_what_it_vouched_for_is_l
 async def test_a46_without_any_keys_the_caller_is_not_at_fault() -> None:
     async with scene(is_first_fetched=False) as on:
         on.server.status = 500
-        assert on.jwks.age_s == inf
+        assert on.jwks.state.age_s == inf
         with pytest.raises(KeysUnavailable) as caught:
             await on.verify(OLD)
         assert (caught.value.http_status, caught.value.retry_after_s) == (503, 10)
@@ -190,14 +228,21 @@ async def test_a46_nobody_listening_is_unreachable() -> None:
 async def test_a46_a_source_that_never_answers_is_given_up() -> None:
     async with issuer_server() as server:
         server.gate.clear()
-        assert await problem_of(server.url) == "timeout"
+        assert await problem_of(server.url, fetch_s=0.05) == "timeout"
 
 
-async def problem_of(url: str) -> str:
+async def problem_of(url: str, fetch_s: float = PATIENCE_S) -> str:
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
-        jwks = Jwks(url, ALGORITHMS, session=session, clock=FakeClock(), tasks=tasks, fetch_s=0.05)
+        jwks = Jwks(
+            JwksTerms(url, ALGORITHMS, fetch_s),
+            session=session,
+            clock=FakeClock(),
+            tasks=tasks,
+            observer=RecordingObserver(),
+            site_of=crash_site,
+        )
         await jwks.refresh()
-        return jwks.problem
+        return jwks.state.problem
 
 
 async def test_closing_ends_a_fetch_under_way() -> None:

@@ -16,7 +16,7 @@ from subak.admission.flags import Flags
 from subak.admission.rollout import EVALUATE_S, RolloutController, read_status
 from subak.core.deadlines import Deadlines
 from subak.core.facts import FlagChanged
-from subak.core.flag_state import paused, resumed, started
+from subak.core.flag_state import overridden, paused, resumed, started
 from subak.core.rollout import STREAMING, Overrides
 from subak.core.rollout_plan import ChatBaseline, Outcome, Phase, Rollout, RolloutTotals
 from subak.testing import FakeClock, RecordingObserver
@@ -234,7 +234,8 @@ def test_switched_off_it_neither_rises_nor_falls(here: Installation) -> None:
     worker = here.worker()
     here.start(worker)
     worker.figures.add(STREAM, 250)
-    worker.flags.override(STREAMING, Overrides(is_off=True, percentage=5, allow=("user:1",)), actor="admin")
+    wanted = Overrides(is_off=True, percentage=5, allow=("user:1",))
+    worker.flags.change(STREAMING, partial(overridden, wanted=wanted, now=worker.flags.now()), actor="admin")
     here.clock.advance(3 * HOLD_S)
     assert (percentage(worker), rollout_of(worker).phase) == (5, Phase.PAUSED)
 
@@ -364,6 +365,15 @@ def test_the_status_has_the_figures_and_the_verdict(here: Installation) -> None:
     assert status.verdict.outcome is Outcome.GOOD
     assert [figures.requests for figures in status.figures] == [0, 250, 250]
     assert worker.flags.now() - status.at < timedelta(seconds=EVALUATE_S + 1)
+
+
+def test_the_status_is_for_its_owner_alone(here: Installation) -> None:
+    old = here.directory / "rollout-status.new"
+    old.write_bytes(b"half of one, of a process that was killed")
+    here.start(here.worker())
+    assert read_status(here.directory) is not None
+    assert (here.directory / "rollout-status.json").stat().st_mode & 0o777 == 0o600
+    assert not old.exists()
 
 
 def test_a_directory_without_a_status_has_none(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from subak.admission.reasons import Reason
 from subak.admission.tickets import Redeemed, TicketRules, Tickets
-from subak.core.errors import TicketsUsedUp, Unauthenticated
+from subak.core.errors import RateLimited, TicketsUsedUp, Unauthenticated
 from subak.core.principal import ANONYMOUS, Principal
 from subak.testing import FakeClock
 from tests.issuer import NOW_S
 
 ANN: Final = Principal("user:ann")
 BEN: Final = Principal("user:ben")
-RULES: Final = TicketRules(first_use_s=30.0, bound_s=2_100.0, max_tickets=3)
+RULES: Final = TicketRules(first_use_s=30.0, bound_s=2_100.0, max_tickets=3, max_per_caller=2)
 
 
 @pytest.fixture
@@ -105,13 +105,36 @@ def test_nobody_gets_no_ticket(tickets: Tickets) -> None:
 
 
 def test_tickets_are_bounded_and_room_comes_back(tickets: Tickets, clock: FakeClock) -> None:
-    issued = [tickets.issue(ANN).ticket for _ in range(3)]
+    issued = [tickets.issue(who).ticket for who in (ANN, ANN, BEN)]
     with pytest.raises(TicketsUsedUp) as caught:
         tickets.issue(BEN)
     assert (caught.value.http_status, caught.value.retry_after_s) == (503, 30)
     assert tickets.redeem(issued[0], None)
     clock.advance(30)
     assert tickets.issue(BEN)
+
+
+def test_one_caller_leaves_room_for_others_and_gets_it_back(tickets: Tickets, clock: FakeClock) -> None:
+    issued = [tickets.issue(ANN).ticket for _ in range(2)]
+    with pytest.raises(RateLimited) as caught:
+        tickets.issue(ANN)
+    assert (caught.value.http_status, caught.value.reason, caught.value.retry_after_s) == (429, "tickets_kept", 30)
+    assert tickets.issue(BEN)
+    tickets.redeem(issued[0], None)
+    tickets.bind(issued[0], "st_1")
+    clock.advance(30)
+    assert tickets.issue(ANN)
+    with pytest.raises(RateLimited):
+        tickets.issue(ANN)
+    clock.advance(2_100)
+    assert all([tickets.issue(ANN), tickets.issue(ANN)])
+
+
+def test_who_has_no_ticket_any_more_takes_no_room(tickets: Tickets, clock: FakeClock) -> None:
+    tickets.issue(ANN)
+    clock.advance(30)
+    tickets.issue(BEN)
+    assert len(tickets) == len(tickets._held) == 1  # noqa: SLF001 - a leak shows nowhere else
 
 
 def test_binding_what_was_not_redeemed_changes_nothing(tickets: Tickets) -> None:

@@ -13,6 +13,7 @@ from subak.audit.anchors import append_anchor
 from subak.audit.opening import open_sqlite, open_writer
 from subak.audit.records import Subject
 from subak.audit.sqlite import SqliteStore
+from subak.audit.sqlite_files import WriterLock
 from subak.audit.writer import LogWriter
 from subak.clocks import SystemClock
 from subak.state import load_secret
@@ -300,6 +301,42 @@ def test_a_checkpoint_is_an_anchor(run: Run, log: Log, tmp_path: Path) -> None:
 # --- copies -----------------------------------------------------------------------------------
 
 
+def test_a_copy_is_whole_though_the_log_was_sealed_again_since(
+    run: Run, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUBAK_AUDIT__ANCHOR_FILE", str(tmp_path / "anchors"))
+    assert run("audit", "backup", "copy.db").exit_code == 0
+    run("audit", "erase", "--subject", "user:ann", "--yes")
+    (tmp_path / "anchors").write_text(run("audit", "checkpoint").stdout, encoding="utf-8")
+    assert run("audit", "verify", "--vkey", log.vkey, "--log", "copy.db").exit_code == 0
+    assert run("audit", "verify", "--vkey", log.vkey, "--log", "copy.db", "--anchor", "anchors").exit_code == 1
+    assert "1 anchors" in run("audit", "verify", "--vkey", log.vkey).stdout
+
+
+def test_a_back_up_is_recorded_before_it_is_made(run: Run, log: Log) -> None:
+    told = json.loads(run("audit", "backup", "copy.db", "--json").stdout)
+    assert (told["rows"], told["recorded"]) == (16, True)
+    assert run("audit", "backup", "other.db", "--keys", "keys").exit_code == 0
+    entries = entries_of(log.folder, "log.backup")
+    assert [entry.said for entry in entries] == [{"size": 15, "mode": "log"}, {"size": 16, "mode": "log_and_keys"}]
+    assert "log.backup" in run("audit", "search", "--log", "copy.db").stdout
+    assert run("audit", "verify", "--vkey", log.vkey).exit_code == 0
+
+
+def test_a_back_up_that_can_not_be_recorded_is_made_without_the_keys_alone(
+    run: Run, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUBAK_ADMIN__ENABLED", "false")
+    with closing(WriterLock(log.folder / "audit.db.lock")):
+        result = run("audit", "backup", "copy.db")
+        assert result.exit_code == 0
+        assert "isn't recorded in the log: A gateway writes the log" in result.stderr
+        assert run("audit", "backup", "other.db", "--keys", "keys").exit_code == 2
+    assert Path("copy.db").exists()
+    assert not Path("other.db").exists()
+    assert not Path("keys").exists()
+
+
 def test_an_old_copy_put_back_forgets_again_and_says_so(run: Run, log: Log) -> None:
     assert run("audit", "backup", "copy.db").exit_code == 0
     assert run("audit", "verify", "--log", "copy.db").exit_code == 0
@@ -307,7 +344,7 @@ def test_an_old_copy_put_back_forgets_again_and_says_so(run: Run, log: Log) -> N
     run("audit", "erase", "--subject", "user:ann", "--yes")
     assert run("audit", "restore", "copy.db").exit_code == 2
     told = json.loads(run("audit", "restore", "copy.db", "--why", "the disk failed", "--yes", "--json").stdout)
-    assert (told["seq"], told["erased_again"], told["knows_all_erasures"]) == (15, 4, True)
+    assert (told["seq"], told["erased_again"], told["knows_all_erasures"]) == (16, 4, True)
     assert told["lost_rows"] > 0
     assert Path(told["replaced"]).exists()
     assert json.loads(run("audit", "export", "--subject", "user:ann").stdout)["rows"] == []
@@ -442,7 +479,7 @@ def test_root_makes_no_files_in_the_directory_of_the_gateways_account(run: Run, 
     for command in (("rotate-key",), ("search", "--subject", "user:ann"), ("restore", "copy.db", "--yes")):
         result = run("audit", *command)
         assert (result.exit_code, "belongs to uid 4711" in result.stderr) == (2, True)
-    assert len(seqs(run)) == 15
+    assert len(seqs(run)) == 16
     assert list(log.folder.glob("*.replaced-*")) == []
 
 

@@ -177,6 +177,17 @@ def test_check_looks_at_the_flags_file(run: Run, tmp_path: Path) -> None:
     assert run("check", SUBAK_FEATURES__FLAGS_FILE=str(file)).exit_code == 0
 
 
+def test_flags_that_were_lost_are_shown_to_nobody_as_on_and_can_be_said_anew(run: Run, tmp_path: Path) -> None:
+    run("flags", "set", "--percentage", "5")
+    (tmp_path / ".subak" / "flags.db").unlink()
+    for command in (("flags", "list"), ("flags", "show"), ("flags", "history"), ("rollout", "status")):
+        result = run(*command)
+        assert result.exit_code == 1
+        assert "subak flags set --clear" in result.stderr.replace("\n", " ")
+    assert run("flags", "set", "--clear").exit_code == 0
+    assert run("flags", "show").exit_code == 0
+
+
 def test_a_state_that_is_none_is_told(run: Run, tmp_path: Path) -> None:
     (tmp_path / ".subak").mkdir()
     (tmp_path / ".subak" / "flags.db").write_text("x" * 4096, encoding="utf-8")
@@ -185,3 +196,22 @@ def test_a_state_that_is_none_is_told(run: Run, tmp_path: Path) -> None:
     assert "flags.db: file is not a database" in result.stderr
     document = json.loads(run("flags", "set", "--off", "--json").stdout)
     assert (document["ok"], document["code"]) == (False, "state_unusable")
+
+
+def test_what_was_looked_at_is_said(run: Run) -> None:
+    for command in (("list",), ("show",), ("show", "--for", "user:1"), ("set", "--on")):
+        said = run("flags", *command).stderr
+        assert "ENABLE_SSE_STREAMING isn't set here. A running gateway goes by its own environment" in said
+        assert "is true by environment ENABLE_SSE_STREAMING." in run("flags", *command, **ON).stderr
+    assert json.loads(run("flags", "show", "--json").stdout)["permission_from"] == "default"
+
+
+def test_a_gateway_that_can_not_be_asked_is_told(run: Run) -> None:
+    gateway = ("--gateway", "http://127.0.0.1:9")
+    for command in (("flags", "list", *gateway), ("flags", "show", *gateway)):
+        assert "SUBAK_ADMIN__TOKEN" in run(*command).stderr
+        result = run(*command, SUBAK_ADMIN__TOKEN="an-admin-token-of-our-own")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "No gateway answers at http://127.0.0.1:9" in result.stderr
+    assert run("flags", "show", "--for", "user:1", *gateway).exit_code == 2
+    assert run("flags", "show", "--gateway", "127.0.0.1").exit_code == 2

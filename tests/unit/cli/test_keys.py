@@ -4,6 +4,8 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from subak.admission.api_keys import ApiKeys
 from tests.unit.cli.conftest import Run
 
@@ -31,6 +33,22 @@ def test_json_has_the_key_beside_what_is_known_of_it(run: Run) -> None:
     assert lifetime.days == 30
     assert datetime.fromisoformat(made["created_at"]).tzinfo == UTC
     assert json.loads(run("keys", "list", "--json").stdout) == [made]
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("30", 30 * 86_400), ("1d", 86_400), ("12h", 43_200), ("90m", 5_400), ("2w", 14 * 86_400)]
+)
+def test_a_key_ends_after_a_time_in_the_units_of_all_commands(run: Run, given: str, seconds: int) -> None:
+    made = json.loads(run("keys", "create", "ann", "--expires", given, "--json").stdout)
+    lifetime = datetime.fromisoformat(made["expires_at"]) - datetime.fromisoformat(made["created_at"])
+    assert lifetime.total_seconds() == seconds
+
+
+@pytest.mark.parametrize("given", ["0", "soon", "1y", "-1d", "59s", "3651d", "999999999w", ""])
+def test_what_is_no_time_for_a_key_is_told_with_what_would_be_one(run: Run, given: str) -> None:
+    result = run("keys", "create", "ann", "--expires", given)
+    assert result.exit_code == 2
+    assert "expected a time from 1m to 3650d" in result.stderr.replace("\n", " ").replace("│", "")
 
 
 def test_the_list_is_a_table(run: Run) -> None:

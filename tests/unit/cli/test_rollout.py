@@ -153,11 +153,11 @@ def test_watch_follows_it_to_its_end(run: Run, tmp_path: Path, phase: Phase, cod
     run("rollout", "start", "--steps", "100")
     command = (sys.executable, "-m", "subak", "rollout", "status", "--watch")
     watching = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=child_environment())
-    with watching, closing(FlagStore.open(tmp_path / ".subak", patience_s=5)) as store:
+    with watching, closing(FlagStore.open(tmp_path / ".subak", patience_s=20)) as store:
         assert watching.stdout is not None
         assert "running at 100 %" in watching.stdout.readline()
         store.change(STREAMING, partial(ended_in, phase=phase), actor="rollout", now=datetime.now(UTC))
-        said, _ = watching.communicate(timeout=20)
+        said, _ = watching.communicate(timeout=30)
     assert watching.returncode == code
     assert f"{phase.replace('_', ' ')} at 100 %, step 1 of 1: the end" in said
 

@@ -10,18 +10,21 @@ import pytest
 from subak.core.errors import InvalidField
 from subak.core.flag_state import (
     FlagDocument,
+    RestrictionForgotten,
     RolloutConflict,
     aborted,
     differences,
     kept,
+    merged,
     overridden,
     paused,
+    replaced,
     resumed,
     started,
     summary,
     view_of,
 )
-from subak.core.rollout import STREAMING, FileRule, Overrides
+from subak.core.rollout import STREAMING, FileRule, Overrides, OverridesIn
 from subak.core.rollout_plan import Bounds, Phase, Rollout
 
 NOW: Final = datetime(2026, 11, 23, 6, tzinfo=UTC)
@@ -63,7 +66,8 @@ def test_what_is_off_is_not_rolled_out() -> None:
         ({"steps": (25.0, 5.0)}, "$.steps"),
         ({"steps": (0.0001,)}, "$.steps"),
         ({"hold_s": -1.0}, "$.hold_s"),
-        ({"min_requests": 0}, "$.hold_s"),
+        ({"min_requests": 0}, "$.min_requests"),
+        ({"min_requests": 2**70}, "$.min_requests"),
         ({"bounds": {"first-token": Bounds(good=300)}}, "$.bounds.first-token"),
         ({"bounds": {"connection-success": Bounds(good=80)}}, "$.bounds.connection-success"),
     ],
@@ -186,3 +190,39 @@ def test_an_operator_is_told_for_whom_a_flag_is_on(
 ) -> None:
     view = view_of(STREAMING, FlagDocument(overrides), is_permitted=is_permitted, file=file, is_targeted=False)
     assert view.effect == effect
+
+
+def part(text: str) -> OverridesIn:
+    return msgspec.json.decode(text, type=OverridesIn)
+
+
+SET: Final = FlagDocument(Overrides(percentage=5, allow=("user:1",), deny=("user:2",), not_after=NOW))
+
+
+def test_a_part_changes_what_it_names_and_nothing_else() -> None:
+    changed = merged(SET, part('{"percentage": 25, "not_after": null}'), NOW).overrides
+    assert changed == Overrides(percentage=25, allow=("user:1",), deny=("user:2",))
+    assert merged(SET, part("{}"), NOW) == SET
+    assert merged(SET, part('{"off": true, "deny": []}'), NOW).overrides.deny == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "forgotten"),
+    [
+        ('{"percentage": 25}', "deny, not_after."),
+        ('{"deny": [], "not_after": null}', "percentage."),
+        ('{"off": true}', "percentage, deny, not_after."),
+    ],
+)
+def test_a_whole_that_forgets_whom_the_old_one_kept_out_is_refused(body: str, forgotten: str) -> None:
+    with pytest.raises(RestrictionForgotten, match=f"keeps callers out: {forgotten}"):
+        replaced(SET, part(body), NOW)
+
+
+def test_a_whole_that_names_them_replaces_everything() -> None:
+    wanted = part('{"percentage": null, "deny": ["user:3"], "not_after": null}')
+    assert replaced(SET, wanted, NOW).overrides == Overrides(deny=("user:3",))
+    off = FlagDocument(Overrides(is_off=True))
+    with pytest.raises(RestrictionForgotten, match="keeps callers out: off"):
+        replaced(off, part("{}"), NOW)
+    assert replaced(off, part('{"off": false}'), NOW) == FlagDocument()

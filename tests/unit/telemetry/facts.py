@@ -7,7 +7,7 @@ import msgspec
 from subak.core.breaker import BreakerState
 from subak.core.facts import StreamEnded, StreamOpened
 from subak.core.lifecycle import Status
-from subak.core.live import AuditState, LiveReader, LiveStream, Load, Occupancy, UpstreamState
+from subak.core.live import AuditState, KeySourceState, LiveReader, LiveStream, Load, Occupancy, UpstreamState
 from subak.telemetry.stats import Present
 
 ROUTE: Final = "GET chat-stream"
@@ -26,9 +26,11 @@ PRESENT: Final = Present(
     replay_bytes=lambda: Occupancy(4_096, 1_000_000),
     upstreams=lambda: (UpstreamState("rag.test:8000", BreakerState.CLOSED, 1, 2, 30, 40),),
     audit=lambda: AuditState(queued=5, lost=0, oldest_waiting_s=0.5, failed_checkpoints=0, rows=77),
+    key_sources=lambda: (KeySourceState("api_keys", "", 0), KeySourceState("jwks", "timeout", 3, 660.5)),
     upstream_retries=lambda: 6,
     log_lines_dropped=lambda: 0,
     is_draining=lambda: False,
+    is_coalescing=lambda: False,
 )
 
 

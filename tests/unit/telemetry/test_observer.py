@@ -11,6 +11,8 @@ from subak.core.facts import (
     ChatAnswered,
     Crashed,
     Fact,
+    KeysRefused,
+    KeysTaken,
     Person,
     ReaderAttached,
     ReaderLeft,
@@ -78,6 +80,8 @@ def test_times_between_tokens_are_numbers_and_no_line() -> None:
         (ReaderAttached(STREAM_ID, "c_1", 0, is_resume=False), "debug"),
         (ReaderLeft(STREAM_ID, "c_1", "completed", 5), "debug"),
         (ReaderLeft(STREAM_ID, "c_1", "slow_reader", 5), "info"),
+        (KeysRefused("jwks", "status_500"), "warning"),
+        (KeysTaken("jwks"), "info"),
     ],
 )
 def test_how_loud_a_fact_is(fact: Fact, level: str) -> None:

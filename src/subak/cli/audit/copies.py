@@ -23,17 +23,27 @@ from subak.audit.errors import StoreDamaged, StoreUnavailable
 from subak.audit.inspection import Claim
 from subak.audit.keys import KEY_FILE, AuditKeys, KeyFileError
 from subak.audit.operations import SENTENCE
+from subak.audit.orders import Disclose
 from subak.audit.sqlite import LOG_FILE, SqliteReader
 from subak.audit.writer import certified_key
-from subak.cli.audit.desk import check_owner, open_log
-from subak.cli.audit.options import FILE, anchor_option, make_sure, own_anchors, settings_of, yes_option
+from subak.cli.audit.desk import carry_out, check_owner, open_log
+from subak.cli.audit.failures import GatewayRefused
+from subak.cli.audit.options import (
+    FILE,
+    anchor_option,
+    gateway_option,
+    make_sure,
+    own_anchors,
+    settings_of,
+    yes_option,
+)
 from subak.cli.audit.progress import bar
 from subak.cli.options import config_option, debug_option, json_option
 from subak.cli.output import print_json
 from subak.core.notes import Checkpoint
 from subak.inspecting import NoLog, judge, open_file, open_reader, read_anchor_files, read_keys, store_of
 from subak.settings import Settings
-from subak.state import SECRET_FILE
+from subak.state import SECRET_FILE, StateError
 
 
 @click.command("backup")
@@ -45,26 +55,50 @@ from subak.state import SECRET_FILE
     metavar="FOLDER",
     help="Copy the keys to this new folder, too. Keep it apart from FILE, and not for long: it undoes erasures.",
 )
+@gateway_option
 @config_option
 @json_option
 @debug_option
-def backup(target: Path, *, keys: Path | None, config: str | None, as_json: bool) -> None:
+def backup(target: Path, *, keys: Path | None, gateway_url: str | None, config: str | None, as_json: bool) -> None:
     """Copy the log as it is now to FILE, one SQLite file, beside whoever writes it.
 
-    Without the keys nothing personal in it can be read. It holds nothing of what was erased before.
+    Without the keys nothing personal in it can be read. It holds nothing of what was erased before. That it is copied
+    is recorded first. Where that can't be done the log is copied all the same, and a line says so; the keys aren't.
     """
     settings = settings_of(config)
+    recorded = _record_backup(settings, gateway_url, with_keys=keys is not None)
     with closing(open_reader(settings)) as reader:
         rows = back_up(reader, target)
     copied = [] if keys is None else back_up_keys(settings.state_dir, keys, SECRET_FILE)
     if as_json:
-        print_json({"file": str(target), "rows": rows, "keys": [str(path) for path in copied]})
+        print_json({"file": str(target), "rows": rows, "keys": [str(path) for path in copied], "recorded": recorded})
         return
     click.echo(f"{target}: {rows} rows.")
     if keys is None:
         click.echo("The keys are not in it. Keep a copy of audit.keys and digest.key apart from it.", err=True)
     else:
         click.echo(f"{keys}: {len(copied)} files. Who has them and the log can read everything in it.", err=True)
+
+
+def _record_backup(settings: Settings, gateway_url: str | None, *, with_keys: bool) -> bool:
+    """Write into the log that it is copied; give whether that could be done.
+
+    A back-up without keys must not hang on it: the log is wanted most when something is wrong with who writes it.
+
+    Raises:
+        GatewayRefused, StateError, KeyFileError, StoreUnavailable: it couldn't, and the keys would be copied, too.
+    """
+    with closing(open_reader(settings)) as reader:
+        size = reader.end()
+    try:
+        done = carry_out(Disclose("backup_with_keys" if with_keys else "backup", size), settings, gateway_url)
+    except (GatewayRefused, StateError, KeyFileError, StoreUnavailable, StoreDamaged) as error:
+        if with_keys:
+            raise
+        click.echo(f"subak: this back-up isn't recorded in the log: {error}", err=True)
+        return False
+    click.echo(f"Recorded as row {done.result['seq']}, {done.by}", err=True)
+    return True
 
 
 @click.command("restore")

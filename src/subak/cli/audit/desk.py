@@ -24,6 +24,7 @@ from subak.audit.verdict import DAY_MS
 from subak.audit.writer import LogWriter
 from subak.cli.audit.failures import GatewayRefused
 from subak.cli.flags import actor
+from subak.cli.options import admin_token
 from subak.clocks import SystemClock
 from subak.core.json_errors import NOT_JSON
 from subak.inspecting import NoLog, read_keys, store_of
@@ -183,11 +184,10 @@ async def _answer_of(response: "aiohttp.ClientResponse") -> Mapping[str, object]
 
 
 def _token_of(settings: Settings) -> str:
-    if settings.admin.token is not None:
-        return settings.admin.token.reveal()
-    path = settings.state_dir / ADMIN_TOKEN_FILE
-    if not path.exists():
+    token = admin_token(settings)
+    if token is None:
+        path = settings.state_dir / ADMIN_TOKEN_FILE
         raise GatewayRefused(
             f"A gateway writes the log, and there is no {path} to ask it with: set SUBAK_ADMIN__TOKEN."
         )
-    return path.read_text(encoding="ascii").strip()
+    return token

@@ -111,10 +111,12 @@ def verify(
 
     What was edited, deleted, inserted, reordered or cut off since it was sealed is found and named. That somebody went
     back to an older state shows only against checkpoints that left the host: give them with --anchor; the file of
-    audit.anchor_file is taken by itself. Exit code 0 means whole, 1 tampered with, 2 that it couldn't be tried.
+    audit.anchor_file is taken by itself, but not for --log: a back-up is older than what was sealed since. Exit code 0
+    means whole, 1 tampered with, 2 that it couldn't be tried.
     """
     settings = settings_of(config)
-    claim = Claim(vkey, read_anchor_files(*anchors, *own_anchors(settings)), with_keys)
+    taken = own_anchors(settings) if file is None else ()
+    claim = Claim(vkey, read_anchor_files(*anchors, *taken), with_keys)
     with bar("Verifying") as on_progress:
         report = judge(settings, claim, on_progress, file=file)
     if as_json:

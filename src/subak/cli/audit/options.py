@@ -1,6 +1,5 @@
 """Options that the audit commands share."""
 
-import re
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,11 +8,8 @@ from typing import Final
 
 import rich_click as click
 
-from subak.cli.options import load_settings
+from subak.cli.options import load_settings, seconds_of
 from subak.settings import Given, Settings
-
-_AGO: Final = re.compile(r"(\d{1,5})([mhdw])")
-_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def past(_ctx: click.Context, _param: click.Parameter, text: str | None) -> datetime | None:
@@ -27,11 +23,11 @@ def future(_ctx: click.Context, _param: click.Parameter, text: str) -> datetime:
 
 
 def _moment(text: str, sign: int) -> datetime:
-    if found := _AGO.fullmatch(text.strip()):
-        return datetime.now(UTC) + sign * timedelta(**{_UNITS[found[2]]: int(found[1])})
     try:
+        if (seconds := seconds_of(text)) is not None:
+            return datetime.now(UTC) + sign * timedelta(seconds=seconds)
         time = datetime.fromisoformat(text.strip())
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise click.BadParameter("expected a time such as 2026-12-01T08:00Z, or 24h") from error
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time
 
