@@ -6,7 +6,9 @@
   ./dev.py check                 format, lint, types, layers and the fast tests: under a minute
   ./dev.py soak [pytest args]    every test with its full number of runs; without arguments it writes docs/soak.md
   ./dev.py bench [...]           run bench/run.py with these arguments
+  ./dev.py rehearse [...]        the whole deployment on this machine, step by step; it writes docs/rehearsal.md
   ./dev.py lock [--upgrade]      write requirements*.lock anew from pyproject.toml
+  ./dev.py release [TAG]         build a release into dist/, try it, print its figures; TAG: is it ready for that
 
 Each step is one line with its duration; a step that fails prints all its output and ends the run with exit code 1.
 """
@@ -51,6 +53,7 @@ DEBIAN: Final[Mapping[str, str]] = MappingProxyType(
         "caddy": "caddy",
         "chromium": "chromium",
         "curl": "curl",
+        "faketime": "faketime",
         "nginx": "nginx-light",
         "node": "nodejs",
         "npm": "npm",
@@ -122,13 +125,15 @@ def report(outcome: Outcome) -> None:
         print(f"$ {' '.join(outcome.step.command)}\n{outcome.output}", flush=True)
 
 
-def run_in_turn(steps: Iterable[Step]) -> None:
-    """Run steps one after the other. Raises: StepError at the first that fails."""
+def run_in_turn(steps: Iterable[Step]) -> list[Outcome]:
+    """Run steps one after the other, and give how they ended. Raises: StepError at the first that fails."""
+    outcomes = []
     for step in steps:
-        outcome = run(step)
+        outcomes.append(outcome := run(step))
         report(outcome)
         if outcome.code != 0:
             raise StepError(step.name)
+    return outcomes
 
 
 def run_side_by_side(steps: Sequence[Step]) -> None:
@@ -179,6 +184,13 @@ def pip(*arguments: str) -> tuple[str, ...]:
     """Give the command that runs this interpreter's pip on `.venv`, which has none of its own."""
     options = ("--disable-pip-version-check", "--no-input", "--quiet")
     return (sys.executable, "-m", "pip", "--python", str(BIN / "python"), "install", *options, *arguments)
+
+
+def python_with_pip() -> str:
+    """Give this interpreter, or in an environment without pip the one that it was made from."""
+    if importlib.util.find_spec("pip") is not None:
+        return sys.executable
+    return str(Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}")
 
 
 def pip_refusal(*, has_pip: bool, is_venv: bool) -> str:
@@ -241,10 +253,10 @@ def install_for_development() -> None:
 # --- Debian and npm packages for the tests -------------------------------------
 
 
-def missing_commands() -> list[str]:
-    """Give the commands of `DEBIAN` that this machine lacks; servers also live where only root looks."""
+def missing_commands(wanted: Iterable[str] = DEBIAN) -> list[str]:
+    """Give which of `wanted` this machine lacks; servers also live where only root looks."""
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
-    return [command for command in DEBIAN if shutil.which(command, path=path) is None]
+    return [command for command in wanted if shutil.which(command, path=path) is None]
 
 
 def debian_plan(missing: Sequence[str], *, is_root: bool, has_apt: bool) -> DebianPlan:
@@ -273,9 +285,9 @@ def debian_plan(missing: Sequence[str], *, is_root: bool, has_apt: bool) -> Debi
     )
 
 
-def install_debian_packages() -> None:
-    """Install what the real-server tests start, if it is missing. Raises: StepError."""
-    plan = debian_plan(missing_commands(), is_root=os.geteuid() == 0, has_apt=shutil.which("apt-get") is not None)
+def install_debian_packages(wanted: Iterable[str] = DEBIAN) -> None:
+    """Install those of the commands of `DEBIAN` that are wanted, if they are missing. Raises: StepError."""
+    plan = debian_plan(missing_commands(wanted), is_root=os.geteuid() == 0, has_apt=shutil.which("apt-get") is not None)
     if plan.refusal:
         print(plan.refusal, file=sys.stderr)
         raise StepError("Debian packages")
@@ -412,6 +424,14 @@ def bench(arguments: Sequence[str]) -> int:
     os.execv(BIN / "python", [str(BIN / "python"), str(ROOT / "bench" / "run.py"), *arguments])
 
 
+def rehearse(arguments: Sequence[str]) -> int:
+    """Become the rehearsal, which starts the servers of the tests."""
+    install_for_development()
+    install_debian_packages(("nginx", "prometheus"))
+    os.chdir(ROOT)
+    os.execv(BIN / "python", [str(BIN / "python"), "-m", "tests.rehearsal", *arguments])
+
+
 def lock(arguments: Sequence[str]) -> int:
     """Write the locks anew, by pip-tools in an environment of its own."""
     if sys.version_info[:2] != (3, 11):
@@ -431,8 +451,26 @@ def lock(arguments: Sequence[str]) -> int:
     return 1 if bad else 0
 
 
+def release(arguments: Sequence[str]) -> int:
+    """Install what builds a release, then become what does it."""
+    install_for_development()
+    install_debian_packages(("node", "npm"))
+    install_node_packages(CLIENT)
+    os.chdir(ROOT)
+    os.execv(BIN / "python", [str(BIN / "python"), "-m", "tools.release", *arguments])
+
+
 COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = MappingProxyType(
-    {"up": up, "test": test, "check": check, "soak": soak, "bench": bench, "lock": lock}
+    {
+        "up": up,
+        "test": test,
+        "check": check,
+        "soak": soak,
+        "bench": bench,
+        "rehearse": rehearse,
+        "lock": lock,
+        "release": release,
+    }
 )
 
 

@@ -4,6 +4,9 @@
 that begin and end, three in four of a thousand users, the rest anonymous, written as the gateway writes them: by its
 recorder and the writer's thread, on SQLite with `synchronous=FULL`. The folder should be on the disk that is meant.
 
+How long a start takes to the disk stands beside what the disk takes by itself. It matters only as far as the upstream
+is faster: a start is on its way before the upstream is asked, and the first token waits for the later of the two.
+
 The last part starts two gateways, one with the trail and one without, and `load` opens 200 streams a second through
 each in turn. The difference of their first tokens is what auditing adds.
 """
@@ -19,6 +22,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +46,8 @@ STARTS_PER_S: Final = 200
 WAIT_EVERY: Final = 1000
 NOTED: Final = 20_000
 FLUSH_S: Final = 600.0
+SYNCED: Final = 1000
+BLOCK: Final = b"x" * 4096
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -132,6 +138,41 @@ def notify_cost(folder: Path) -> NotifyCost:
     """What one fact costs who tells it."""
     with recording(folder) as recorder:
         return asyncio.run(note(recorder))
+
+
+# --- the way to the disk --------------------------------------------------------------------------
+
+
+async def synced_us(folder: Path) -> list[float]:
+    """Microseconds of each `fdatasync` of a block more, as many a second as streams start."""
+    spent: list[float] = []
+    with (folder / "blocks").open("wb", buffering=0) as file:
+        for _ in range(SYNCED):
+            file.write(BLOCK)
+            began = time.perf_counter()
+            os.fdatasync(file.fileno())
+            note_time(spent, began)
+            await asyncio.sleep(1 / STARTS_PER_S)
+    return spent
+
+
+async def started_us(recorder: Recorder) -> list[float]:
+    """Microseconds from each start until it is known to be on disk, as many a second."""
+    spent: list[float] = []
+    for number in range(SYNCED):
+        began = time.perf_counter()
+        start = recorder.begin(facts(4 * number)[0])  # anonymous: each with a key of its own
+        if start is not None:
+            start.when_done(partial(note_time, spent, began))
+        await asyncio.sleep(1 / STARTS_PER_S)
+    return spent
+
+
+def note_time(spent: list[float], began: float, is_safe: bool = True) -> None:  # noqa: FBT001, FBT002 — a call-back's
+    """Note the microseconds since then. Raises: BenchError for what isn't safe."""
+    if not is_safe:
+        raise run.BenchError("a start was lost")
+    spent.append((time.perf_counter() - began) * 1e6)
 
 
 # --- verifying ------------------------------------------------------------------------------------
@@ -267,6 +308,19 @@ def report_notify(folder: Path) -> None:
     print(f"| one `notify` | {cost.cpu_us:.1f} µs CPU, {clock} |", flush=True)
 
 
+def report_disk(folder: Path) -> None:
+    """Say how long the disk takes, by itself and for a start."""
+    alone = asyncio.run(synced_us(folder))
+    with recording(folder) as recorder:
+        started = asyncio.run(started_us(recorder))
+    for name, spent in (
+        (f"one `fdatasync` of 4 KiB, {STARTS_PER_S} a second", alone),
+        (f"an anonymous start until it is on disk (two of them), {STARTS_PER_S} a second", started),
+    ):
+        cuts = statistics.quantiles(spent, n=100)
+        print(f"| {name} | {cuts[49]:,.0f} µs p50, {cuts[98]:,.0f} µs p99 |", flush=True)
+
+
 def report_first_tokens(upstream: Upstream, rounds: int, window_s: float) -> None:
     """Say what auditing adds to a first token."""
     seen = list(first_tokens(upstream, rounds, window_s))
@@ -290,7 +344,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     print("| | |\n|---|---|")
     try:
-        for part in (lambda folder: report_log(folder, given.records), report_notify):
+        for part in (lambda folder: report_log(folder, given.records), report_notify, report_disk):
             with tempfile.TemporaryDirectory(prefix="subak-audit-", dir=given.folder) as folder:
                 part(Path(folder))
         run.build()

@@ -10,13 +10,12 @@ from tests.settings import EXAMPLES, profile
 
 # No deadline per example: the machine is shared, and a slow example isn't a wrong one.
 # `fast` draws the same examples each time, so that a check of the same tree gives the same answer.
-settings.register_profile("fast", max_examples=EXAMPLES["fast"], deadline=None, derandomize=True)
-settings.register_profile("default", max_examples=EXAMPLES["default"], deadline=None, print_blob=True)
 settings.register_profile(
-    "soak",
-    max_examples=EXAMPLES["soak"],
+    profile(),
+    max_examples=EXAMPLES[profile()],
     deadline=None,
-    print_blob=True,
+    derandomize=profile() == "fast",
+    print_blob=profile() != "fast",
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(profile())

@@ -1,16 +1,17 @@
 """LiteLLM's proxy in an environment of its own, inside `.venv`: it pins much of what Subak needs to other versions.
 
 `python3 -m tests.litellm` installs it, `ensure_litellm()` does so when it isn't there; both by hashes, once. Standard
-library only, so that a bare interpreter with pip can run it.
+library only, and `dev`, so that a bare interpreter with pip can run it.
 """
 
 import fcntl
 import hashlib
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
+
+from dev import python_with_pip
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 VENV: Final = ROOT / ".venv" / "litellm"
@@ -33,7 +34,7 @@ def ensure_litellm() -> Path:
         if not STAMP.is_file() or STAMP.read_text(encoding="ascii") != mark:
             _run(sys.executable, "-m", "venv", "--without-pip", "--clear", str(VENV))
             _run(
-                *(_python_with_pip(), "-m", "pip", "--python", str(VENV / "bin" / "python"), "install"),
+                *(python_with_pip(), "-m", "pip", "--python", str(VENV / "bin" / "python"), "install"),
                 *("--quiet", "--disable-pip-version-check", "--no-input", "--no-deps", "--require-hashes"),
                 *("--only-binary", ":all:", "--requirement", str(LOCK)),
             )
@@ -44,13 +45,6 @@ def ensure_litellm() -> Path:
 def _mark(lock: bytes) -> str:
     facts = "\0".join((sys.version, sys.base_prefix, str(VENV)))
     return hashlib.sha256(lock + facts.encode()).hexdigest()
-
-
-def _python_with_pip() -> str:
-    """Give this interpreter, or in an environment without pip the one that it was made from."""
-    if importlib.util.find_spec("pip") is not None:
-        return sys.executable
-    return str(Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}")
 
 
 def _run(*command: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.settings import fuzz_s, profile
 
 FUZZ_S: Final = fuzz_s()
-FUZZ_MARKS: Final = (pytest.mark.timeout(60 + 4 * FUZZ_S), pytest.mark.repeats(seconds=int(FUZZ_S)))
+FUZZ_MARKS: Final = (pytest.mark.timeout(300 + 4 * FUZZ_S), pytest.mark.repeats(seconds=int(FUZZ_S)))
 
 ODD_BYTES: Final = (
     *(

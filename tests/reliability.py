@@ -36,7 +36,6 @@ class Group(NamedTuple):
 
 
 STORES: Final = "shared stores and the audit trail"
-OPERATION: Final = "operation"
 
 MATRIX: Final = (
     Group(
@@ -165,7 +164,7 @@ MATRIX: Final = (
                 "the clock jumps",
                 also=("test_a_clock_that_was_set_back_is_a_warning", "test_clocks_may_differ_by_the_leeway"),
             ),
-            Row(68, "a rolling restart with 500 answers under way", later=OPERATION),
+            Row(68, "a rolling restart with 500 answers under way, each resumed at the gateway that has it"),
             Row(
                 69,
                 "a second signal; bad settings on SIGHUP",

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 from playwright.async_api import Browser, BrowserContext, Page
 
-PATIENCE_MS: Final = 20_000
+PATIENCE_MS: Final = 30_000
 QUICK: Final[dict[str, Any]] = {"SUBAK_STREAM__RETRY_MIN_MS": "10", "SUBAK_STREAM__RETRY_MAX_MS": "30"}
 """Settings of a gateway whose readers come back at once."""
 IMPATIENT: Final = {"reconnectDelay": 20, "maxReconnectDelay": 200, "maxReconnectAttempts": 40}

@@ -6,14 +6,17 @@ from typing import Protocol
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 
 from subak.testing import ScriptedUpstream
+from tests.browser.client_page import PATIENCE_MS
 from tests.browser.gateways import running_gateway
 from tests.browser.visit import WATCHING, Visit
 
 UNLIMITED = {"SUBAK_LIMITS__ENABLED": "false"}
 CHROMIUM = "/usr/bin/chromium"
+PACE_MS = "50"
+"""Between two words of the demo's answer, of which there are some 130: a test has seconds to act while they come."""
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -35,6 +38,7 @@ class Visiting(Protocol):
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def chromium() -> AsyncIterator[Browser]:
+    expect.set_options(timeout=PATIENCE_MS)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -44,7 +48,7 @@ async def chromium() -> AsyncIterator[Browser]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def embedded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """The base URL of `subak demo`."""
-    async with running_gateway(tmp_path_factory.mktemp("embedded"), "demo", "--pace-ms", "15", **UNLIMITED) as url:
+    async with running_gateway(tmp_path_factory.mktemp("embedded"), "demo", "--pace-ms", PACE_MS, **UNLIMITED) as url:
         yield url
 
 

@@ -12,8 +12,8 @@ from typing import Final
 from tests.settings import child_environment
 
 SOURCES: Final = Path(__file__).parents[2] / "src"
-START_S: Final = 20.0
-END_S: Final = 10.0
+START_S: Final = 30.0
+END_S: Final = 30.0
 _URL: Final = re.compile(r"http://[0-9.]+:[0-9]+")
 
 

@@ -23,13 +23,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 RUNS: Final = runs(fast=5, default=50, soak=1_000)
 AT_ONCE: Final = 6
-RUN_S: Final = 40.0
+RUN_S: Final = 120.0
 QUICK: Final = {
     "reconnectDelay": 5,
     "maxReconnectDelay": 50,
     "maxReconnectAttempts": 200,
-    "heartbeat": 200,
-    "firstByte": 400,
+    "heartbeat": 500,
+    "firstByte": 1_000,
     "pollInterval": 50,
 }
 PLAY: Final = """

@@ -77,7 +77,7 @@ async def test_the_plain_page_with_listeners_and_a_stop(chromium: Browser) -> No
             assert (whole["done"]["finish_reason"], whole["tokens"], whole["sources"]) == ("cancelled", 20, [])
             states = await here.page.evaluate("shown")
             assert (states[0], states[-1], "streaming" in states) == ("connecting", "ended", True)
-        await upstream.connections[-1].wait_closed(timeout_s=1)
+        await upstream.connections[-1].wait_closed()
 
 
 async def test_a_native_event_source_with_a_ticket_reads_on_through_a_cut(chromium: Browser) -> None:

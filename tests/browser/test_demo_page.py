@@ -360,7 +360,7 @@ async def test_markdown_is_shown_as_what_it_means(scripted: str, backend: Script
 
 
 async def test_over_the_limit_it_counts_down_and_asks_again(visit: Visiting, tmp_path: Path) -> None:
-    one_question = {"SUBAK_LIMITS__CHAT": "1", "SUBAK_LIMITS__CHAT_WINDOW_S": "4"}
+    one_question = {"SUBAK_LIMITS__CHAT": "1", "SUBAK_LIMITS__CHAT_WINDOW_S": "12"}
     async with running_gateway(tmp_path, "demo", "--pace-ms", "1", **one_question) as url:
         here = await visit(url)
         await here.ask("What is a KITAS?")
@@ -368,7 +368,7 @@ async def test_over_the_limit_it_counts_down_and_asks_again(visit: Visiting, tmp
         await here.ask("What is a PT PMA?")
         await here.wait_phase("held")
         await expect(here.status).to_contain_text("Too many questions for now (429).")
-        await expect(here.page.locator("#countdown")).to_have_text(re.compile(r"[1-4] s"))
+        await expect(here.page.locator("#countdown")).to_have_text(re.compile(r"^1?\d s"))
         await here.wait_phase("ended")
         assert "PT PMA" in await here.text()
         assert len(asked(here)) == 3

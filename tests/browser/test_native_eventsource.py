@@ -10,6 +10,7 @@ from playwright.async_api import Browser, Page
 
 from subak.core.facts import ReaderAttached
 from subak.testing import Cut, End, FakeClock, Gate, Head, How, Line, ScriptedUpstream
+from tests.browser.client_page import PATIENCE_MS
 from tests.integration.clients import Followed, Seen, assert_saw_all_once, proxy_before
 from tests.integration.gateway import DONE, question_url, running
 from tests.transcripts.scenes import HOSTILE, token
@@ -30,7 +31,6 @@ url => {
 }
 """
 """Keeps all events until the EventSource has closed by itself; nothing here closes it."""
-WAIT_MS: Final = 20_000
 
 
 @asynccontextmanager
@@ -47,12 +47,12 @@ async def page_at(chromium: Browser, url: str) -> AsyncIterator[Page]:
 
 async def saw(page: Page, count: int) -> None:
     """Return once the page has so many events: only then it holds a cursor whatever happens to the line."""
-    await page.wait_for_function("count => window.seen.length >= count", arg=count, timeout=WAIT_MS)
+    await page.wait_for_function("count => window.seen.length >= count", arg=count, timeout=PATIENCE_MS)
 
 
 async def followed(page: Page) -> Followed:
     """Give all that the page saw, when its EventSource has given up."""
-    await page.wait_for_function("window.isOver", timeout=WAIT_MS)
+    await page.wait_for_function("window.isOver", timeout=PATIENCE_MS)
     return Followed([Seen(**event) for event in await page.evaluate("window.seen")])
 
 

@@ -214,7 +214,7 @@ async def test_the_charts_say_what_they_show(chromium: Browser) -> None:
         for name, target in (("First token", 100), ("Next token", 50)):
             chart = here.page.get_by_role("img", name=name)
             measured = re.compile(rf"{name}: p95 \d+ ms, target {target} ms")
-            await expect(chart).to_have_attribute("aria-label", measured, timeout=20_000)
+            await expect(chart).to_have_attribute("aria-label", measured)
             await expect(chart.locator(".u-legend")).to_contain_text(re.compile(rf"p95[\d.]+ ms.*target{target} ms"))
 
 

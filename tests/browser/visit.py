@@ -64,7 +64,7 @@ class Visit:
 
     async def wait_phase(self, phase: str) -> None:
         """Return once the line is in this phase."""
-        await expect(self.page.locator("#line")).to_have_attribute("data-phase", phase, timeout=15_000)
+        await expect(self.page.locator("#line")).to_have_attribute("data-phase", phase)
 
     async def text(self) -> str:
         """Give the answer to the character, as its plain text shows it."""

@@ -39,7 +39,7 @@ def shortened(line: str, url: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_the_commands_run_as_they_stand_there_but_shorter(tmp_path: Path) -> None:
     (tmp_path / "subak").write_text(f'#!/bin/sh\nexec {sys.executable} -m subak "$@"\n', encoding="utf-8")
     (tmp_path / "subak").chmod(0o755)
@@ -56,7 +56,7 @@ async def test_the_commands_run_as_they_stand_there_but_shorter(tmp_path: Path) 
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
             )
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(200):
                 out, _ = await started.communicate()
             assert started.returncode == 0, f"{line}\n{out.decode()}"
             ran += 1

@@ -37,7 +37,7 @@ def answer(request: RecordedRequest) -> Iterator[Step]:
 
 
 async def test_the_examples_run_and_print_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
-    async with ScriptedUpstream(answer) as upstream, running(upstream) as gateway, asyncio.timeout(30):
+    async with ScriptedUpstream(answer) as upstream, running(upstream) as gateway, asyncio.timeout(60):
         names: dict[str, object] = {"URL": gateway.url}
         for code, output in EXAMPLES:
             compiled = compile(code, "docs/client-python.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

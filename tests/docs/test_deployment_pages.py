@@ -3,7 +3,6 @@
 import asyncio
 import re
 import shlex
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -18,14 +17,15 @@ from aiohttp import web
 
 from subak.admission.api_keys import KeyStore
 from subak.audit.inspection import OLD_NAMES
-from subak.audit.keys import KEY_FILE, load_keys
+from subak.audit.keys import KEY_FILE
 from subak.audit.operations import Operation
 from subak.audit.sqlite import LOG_FILE
 from subak.cli import cli
 from subak.settings import catalogue
+from subak.smoke.findings import Check
 from subak.web.admin import make_admin_app
 from subak.web.routes import make_app
-from tests.integration.gateway import ask, running
+from tests.integration.gateway import running
 from tests.settings import child_environment
 
 ROOT: Final = Path(__file__).parents[2]
@@ -115,7 +115,7 @@ def commands() -> list[Command]:
 
 def routes_of_the_page() -> dict[str, set[tuple[str, str]]]:
     """Give method and path of each row, by port."""
-    _, public, admin = re.split(r"^## ", API.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    _, public, admin, *_ = re.split(r"^## ", API.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {
         port: set(re.findall(r"^\| `([A-Z]+) (/[^`]*)` \|", part, re.MULTILINE))
         for port, part in (("U", public), ("A", admin))
@@ -218,11 +218,11 @@ async def call(line: str, variables: Mapping[str, str], where: Path) -> tuple[st
 def command_lines(page: Path) -> Iterator[str]:
     """Give every `subak …` of a page's code, without what the shell does with it."""
     text = page.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
     for line in [line for block in blocks for line in block.splitlines()] + spans:
         for part in re.split(r"&&|;", line.partition(" # ")[0]):
-            if found := re.match(r"\s*(?:[A-Z_]+=\S+ )*subak (?=[a-z])(.+)", part):
+            if found := re.match(r"\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?subak (?=[a-z])(.+)", part):
                 yield found[1].strip()
 
 
@@ -241,14 +241,19 @@ def unknown_words(line: str) -> Iterator[str]:
             yield word
 
 
-@pytest.mark.parametrize("page", OURS, ids=page_id)
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_the_commands_that_a_page_names_exist(page: Path) -> None:
     assert [(line, word) for line in command_lines(page) for word in unknown_words(line)] == []
 
 
-@pytest.mark.parametrize("line", ["audit backup --all", "smoke", "flags set --of"])
+@pytest.mark.parametrize("line", ["audit backup --all", "smokes", "flags set --of"])
 def test_a_command_that_is_not_there_is_found_out(line: str) -> None:
     assert list(unknown_words(line))
+
+
+def test_every_check_of_a_smoke_test_is_told_of() -> None:
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([a-z0-9.]+)` \|", page.partition("## Every check of")[2], re.MULTILINE) == list(Check)
 
 
 def test_the_checklist_has_a_command_in_nearly_every_line() -> None:
@@ -286,87 +291,3 @@ def test_the_alerts_that_the_checklist_names_exist() -> None:
     rules = (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text(encoding="utf-8")
     named = set(re.findall(r"`(Subak\w+)`", CHECKLIST.read_text(encoding="utf-8")))
     assert named - set(re.findall(r"- alert: (\w+)", rules)) == set()
-
-
-# --- the checklist's commands -----------------------------------------------------------------------
-
-NOT_RUN: Final = (
-    (r"^\./dev\.py test", "the tests themselves"),
-    (r"^promtool ", "run by tests/integration/test_promtool.py"),
-    (r"subak serve$", "it would go on"),
-    (r"--watch$", "it waits for days"),
-    (r"^subak rollout resume$", "there is nothing to resume"),
-    (r"^subak audit erase ", "it asks first"),
-)
-SHORTER: Final = (
-    (r"--streams 120 --duration 5m", "--streams 5 --duration 1s"),
-    (r"_mean=\d+ms", "_mean=20s"),
-    (r"/vault/", "./"),
-    (r"http://127\.0\.0\.1:8080", "$U"),
-)
-"""Minutes, 120 streams and objectives are for a machine of their own."""
-FAILED: Final = "exit code"
-LIMITED: Final = {"SUBAK_LIMITS__ENABLED": "true", "SUBAK_LIMITS__CHAT": "30"}
-"""More than the commands ask before the loop that must be refused, fewer than with it."""
-
-
-def checklist_commands() -> list[str]:
-    """Give what the checklist says to run, each once, in its order."""
-    spans = re.findall(r"`([^`\n]+)`", CHECKLIST.read_text(encoding="utf-8"))
-    lines = [
-        span
-        for span in dict.fromkeys(spans)
-        if re.match(r"(subak|curl|for|promtool|\./dev\.py|[A-Z_]+=\S+ subak) ", span)
-    ]
-    return [line for line in lines if not any(re.search(pattern, line) for pattern, _ in NOT_RUN)]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-async def test_the_commands_of_the_checklist_run(tmp_path: Path) -> None:
-    state_dir = tmp_path / "state"
-    own = {"SUBAK_STATE_DIR": str(state_dir), "API_KEYS_INTERNAL": KEY, "ENABLE_SSE_STREAMING": "true"}
-    async with running(variables=own | LIMITED | {"SUBAK_AUDIT__ENABLED": "true"}) as started:
-        gateway = started.gateway
-        assert gateway.admin_token is not None
-        asked = await ask(
-            gateway.url, "POST", "/v1/streams", [("Content-Type", "application/json")], b'{"query": "visa"}'
-        )
-        stream_id = msgspec.json.decode(asked.body)["id"]
-        variables = own | {
-            "U": gateway.url,
-            "A": gateway.admin_url,
-            "TOKEN": gateway.admin_token.text,
-            "ID": stream_id,
-            "CURSOR": f"{stream_id}.1",
-            "INTERNAL_KEY": KEY,
-            "VKEY": str(load_keys(state_dir).first_vkey),
-            "ANCHORS": "anchors",
-            "SUBAK_ADMIN__PORT": str(urlsplit(gateway.admin_url).port),
-            "PATH": f"{tmp_path}:/usr/bin:/bin",
-            "PYTHONPATH": str(ROOT / "src"),
-        }
-        (tmp_path / "subak").write_text(f'#!/bin/sh\nexec {sys.executable} -m subak "$@"\n', encoding="utf-8")
-        (tmp_path / "subak").chmod(0o755)
-        printed = {line: await run(line, variables, tmp_path) for line in checklist_commands()}
-    assert {line: text for line, text in printed.items() if text.startswith(FAILED)} == {}
-    (loop,) = [line for line in printed if line.startswith("for ")]
-    assert "429" in printed[loop]
-    assert [line for line in printed if "security.rate_limit_violation" in line and "429" not in printed[line]] == []
-
-
-async def run(line: str, variables: Mapping[str, str], where: Path) -> str:
-    """Run a command of the checklist; give what it printed, or why it failed."""
-    for pattern, instead in SHORTER:
-        line = re.sub(pattern, instead, line)
-    if line == "subak audit checkpoint":
-        line += " > anchors && cat anchors"
-    process = await asyncio.create_subprocess_shell(
-        line,
-        env=child_environment(**variables),
-        cwd=where,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    return out.decode() if process.returncode == 0 else f"{FAILED} {process.returncode}: {out.decode()}{err.decode()}"

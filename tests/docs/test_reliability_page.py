@@ -14,7 +14,7 @@ from tests.settings import child_environment
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "reliability.md"
 
-pytestmark = pytest.mark.timeout(250)  # collecting all tests takes a busy machine its time
+pytestmark = pytest.mark.timeout(600)  # collecting all tests takes a busy machine its time
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def collected() -> set[str]:
     """Give the names of all test functions, as pytest collects them."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", "-p", "no:cacheprovider", "tests"]
     done = subprocess.run(
-        command, cwd=ROOT, env=child_environment(), capture_output=True, text=True, timeout=240, check=True
+        command, cwd=ROOT, env=child_environment(), capture_output=True, text=True, timeout=590, check=True
     )
     return {function_of(line) for line in done.stdout.splitlines() if "::" in line}
 

@@ -30,7 +30,7 @@ def test_an_example_runs_as_it_stands_there(example: str, tmp_path: Path, monkey
     run = cast("Callable[[], Awaitable[None]]", runpy.run_path(str(script))[name_of(example)])
 
     async def in_time() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await run()
 
     asyncio.run(in_time())

@@ -29,7 +29,7 @@ from subak.settings import load
 from subak.testing import PATIENCE_S, End, FakeClock, Frame, Head, RecordingObserver, ScriptedUpstream, Step
 from tests.settings import child_environment
 
-STARTING_S: Final = 20.0
+STARTING_S: Final = 30.0
 """How long a process may take to start or to end, in real seconds: a busy machine needs its time to import modules."""
 
 CHAT_STREAM: Final = "/api/v2/bali-zero/chat-stream"
@@ -110,7 +110,7 @@ async def running(
 ) -> AsyncIterator[Running]:
     """Run a gateway before `upstream`, or with the embedded backend; `variables` and `environment` set more.
 
-    When it is left, everything of the questions asked of it must be gone within five seconds, while it still runs.
+    When it is left, everything of the questions asked of it must be gone within `PATIENCE_S`, while it still runs.
     `kept`: how many connections it may then have open to upstreams of another process.
     """
     settings: dict[str, str] = {
@@ -348,6 +348,10 @@ class Client:
     async def until(self, marker: bytes) -> Answer:
         """Give the answer once its body has come as far as `marker`."""
         return await self._read_until(lambda answer: marker in answer.body)
+
+    async def when(self, is_met: Callable[[Answer], bool]) -> Answer:
+        """Give the answer once it is as it should be."""
+        return await self._read_until(is_met)
 
     async def whole(self, timeout_s: float = PATIENCE_S) -> Answer:
         """Give the answer once it is over, by whatever end."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from subak.testing import PATIENCE_S
 from tests.integration.clients import program
 from tests.integration.gateway import eventually
 
@@ -75,7 +76,7 @@ async def nginx(block: HttpBlock) -> AsyncIterator[Nginx]:
             yield Nginx(f"http://127.0.0.1:{port}", folder)
         finally:
             process.terminate()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 await process.wait()
 
 
@@ -116,7 +117,7 @@ daemon off;
 master_process off;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log info;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 4096; }}
 http {{
 access_log off;
 {temporary}

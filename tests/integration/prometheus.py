@@ -137,7 +137,7 @@ def _settings(target: str, login: str) -> str:
 async def _start(folder: Path) -> tuple[asyncio.subprocess.Process, str]:
     """Start it on a free port; it can't choose one and tell, so another one is tried where somebody was faster."""
     for _ in range(_ATTEMPTS):
-        port = _free_port()
+        port = free_port()
         process = await asyncio.create_subprocess_exec(
             program("prometheus"),
             f"--config.file={folder / 'prometheus.yml'}",
@@ -170,7 +170,8 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Give a port that nobody listens on now."""
     with socket.socket() as raw:
         raw.bind(("127.0.0.1", 0))
         port: int = raw.getsockname()[1]

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from subak.core.facts import ChatAnswered, Crashed, StreamEnded
+from subak.core.facts import ChatAnswered, Crashed, Refused, StreamEnded
 from subak.testing import FakeClock, ScriptedUpstream
 from tests.integration.gateway import (
     ANSWER,
@@ -42,6 +42,15 @@ async def ticket_of(gateway: Running, **headers: str) -> str:
     issued = await post(gateway, "/v1/tickets", **headers)
     assert issued.status == HTTPStatus.CREATED, issued.body
     return str(member(issued, "ticket"))
+
+
+async def test_one_caller_can_not_take_all_tickets() -> None:
+    async with answering(WITH_TOKENS, SUBAK_AUTH__MAX_TICKETS_PER_CALLER="2") as gateway:
+        assert {await ticket_of(gateway, **bearer("ann")) for _ in range(2)}
+        refused = await post(gateway, "/v1/tickets", **bearer("ann"))
+        assert (refused.status, refused.header("Retry-After")) == (429, "30")
+        assert [fact.reason for fact in gateway.observer.of(Refused)] == ["tickets_kept"]
+        assert await ticket_of(gateway, **bearer("ben"))
 
 
 # --- a ticket that was found in a log, with the stream's id in the same line ------------------------

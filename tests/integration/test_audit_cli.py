@@ -162,6 +162,14 @@ async def test_a_proof_of_a_live_log_checks_elsewhere(gateway: Running, tmp_path
     assert (await subak(gateway, "check-proof", str(path), *options, **elsewhere)).code == 1
 
 
+async def test_a_running_gateway_records_a_back_up_that_is_made_beside_it(gateway: Running, tmp_path: Path) -> None:
+    copied = await subak(gateway, "backup", str(tmp_path / "copy.db"))
+    assert copied.code == 0, copied
+    assert "carried out by the gateway" in copied.err
+    [row] = json.loads((await subak(gateway, "search", "--operation", "log.backup", "--json")).out)["rows"]
+    assert (row["core"]["mode"], row["core"]["size"]) == ("log", row["seq"])
+
+
 async def test_nothing_of_an_erased_person_is_in_any_file_copy_or_export(tmp_path: Path) -> None:
     """The canary's pseudonyms, ciphertexts and clear data are looked for in all bytes there are."""
     state_dir = tmp_path / "state"

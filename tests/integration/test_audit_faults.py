@@ -8,12 +8,14 @@ import random
 import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+import msgspec
 import pytest
 
 from subak.audit.sqlite import LOG_FILE
@@ -30,6 +32,7 @@ from tests.integration.gateway import (
     Running,
     ask,
     data_of,
+    eventually,
     get,
     process,
     question_url,
@@ -44,6 +47,11 @@ from tests.transcripts.scenes import token
 pytestmark = [ONE_LOOP, pytest.mark.real]
 
 KILLS: Final = runs(fast=2, default=20, soak=1000)
+KILLS_OF_A_LOG: Final = 50
+"""Then a new log is begun: each kill has all of it verified."""
+KILLED_EARLY: Final = 0.25
+"""How many are killed once more, while they start."""
+PAST_A_SEAL_S: Final = 1.2
 AUDITED: Final = {"ENABLE_SSE_STREAMING": "true", "SUBAK_AUDIT__ENABLED": "true"}
 CANARY: Final = "kanarienvogel"
 
@@ -207,41 +215,69 @@ class Caller:
             await client.whole()
 
 
-async def killed_at_random(subak: Process, dice: random.Random) -> list[str]:
-    """Ask, kill the process somewhere in it; give the streams that were acknowledged."""
-    url = await subak.url()
+class Killing(NamedTuple):
+    """What had left a gateway when it was killed: streams of which a token was read, checkpoints that were logged."""
+
+    acknowledged: list[str]
+    notes: list[str]
+
+
+async def killed_at_random(subak: Process, url: str, dice: random.Random) -> Killing:
+    """Ask, and kill the process somewhere in it: in a commit, in a seal, in between."""
     callers = [Caller(url, name) for name in ("whole", "whole", "whole", "hanging", "hanging")]
     async with asyncio.TaskGroup() as tasks:
         asking = [tasks.create_task(caller.run()) for caller in callers]
-        await asyncio.sleep(dice.random() * 0.3)  # the point in time is what the test is about
+        await eventually(lambda: all(caller.acknowledged for caller in callers), lambda: "not all were answered")
+        await asyncio.sleep(dice.random() * PAST_A_SEAL_S)  # the point in time is what the test is about
         subak.signal(signal.SIGKILL)
         await asyncio.wait(asking)
-    return [stream_id for caller in callers for stream_id in caller.acknowledged]
+    _, out, _ = await subak.ended()
+    lines = [line for line in out.splitlines(keepends=True) if line.endswith("\n") and '"note"' in line]
+    notes = [msgspec.json.decode(line)["note"] for line in lines]
+    return Killing([stream_id for caller in callers for stream_id in caller.acknowledged], notes)
 
 
-@pytest.mark.timeout(60 + 6 * KILLS)
+async def kill_often(environment: dict[str, str], state_dir: Path, kills: int, dice: random.Random) -> int:
+    """Start, ask and kill so often, now and then while it still starts; give how many streams were acknowledged."""
+    environment = environment | {"SUBAK_STATE_DIR": str(state_dir)}
+    acknowledged: set[str] = set()
+    start_s = 0.0
+    for _ in range(kills):
+        if start_s and dice.random() < KILLED_EARLY:
+            async with process("serve", **environment) as subak:
+                await asyncio.sleep(dice.random() * start_s)
+                subak.signal(signal.SIGKILL)
+            assert_verifies(state_dir)
+        began_at = time.monotonic()
+        async with process("serve", **environment) as subak:
+            url = await subak.url()
+            start_s = time.monotonic() - began_at
+            killing = await killed_at_random(subak, url, dice)
+        acknowledged.update(name_of(state_dir, stream) for stream in killing.acknowledged)
+        assert_verifies(state_dir, *killing.notes)
+        assert acknowledged <= {entry.row.stream for entry in entries_of(state_dir, "stream.start")}
+    async with process("serve", **environment) as last:
+        await last.url()
+        last.signal(signal.SIGTERM)
+        assert (await last.ended())[0] == 0
+    assert_verifies(state_dir)
+    assert not unended(state_dir)
+    outcomes = {entry.core["outcome"] for entry in entries_of(state_dir, "stream.end")}
+    assert "interrupted" in outcomes <= {"stop", "interrupted"}
+    return len(acknowledged)
+
+
+@pytest.mark.repeats(kills=KILLS)
+@pytest.mark.timeout(120 + 12 * KILLS)
 async def test_s65_killed_at_any_point_the_trail_verifies_and_every_start_has_an_end(tmp_path: Path) -> None:
     dice = random.Random(65)
     acknowledged = 0
     async with ScriptedUpstream(in_turn) as upstream:
-        environment = {**AUDITED, "RAG_BACKEND_URL": upstream.url, "SUBAK_STATE_DIR": str(tmp_path)}
-        for _ in range(KILLS):
-            async with process("serve", **environment) as subak:
-                streams = await killed_at_random(subak, dice)
-            acknowledged += len(streams)
-            assert_verifies(tmp_path)
-            started = {entry.row.stream for entry in entries_of(tmp_path, "stream.start")}
-            assert {name_of(tmp_path, stream) for stream in streams} <= started
-        async with process("serve", **environment) as last:
-            await last.url()
-            last.signal(signal.SIGTERM)
-            assert (await last.ended())[0] == 0
+        environment = {**AUDITED, "RAG_BACKEND_URL": upstream.url}
+        for done in range(0, KILLS, KILLS_OF_A_LOG):
+            kills = min(KILLS - done, KILLS_OF_A_LOG)
+            acknowledged += await kill_often(environment, tmp_path / str(done), kills, dice)
     assert acknowledged > KILLS / 2
-    assert_verifies(tmp_path)
-    assert not unended(tmp_path)
-    outcomes = {entry.core["outcome"] for entry in entries_of(tmp_path, "stream.end")}
-    assert outcomes <= {"stop", "interrupted"}
-    assert "interrupted" in outcomes
 
 
 async def test_s69_a_second_signal_still_seals_the_trail(tmp_path: Path) -> None:

@@ -91,11 +91,42 @@ async def test_rows_are_searched_by_url(gateway: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["operation=nothing", "limit=0", "limit=x", "since=yesterday", "unknown=1", "since=2026-01-01T00:00:00"]
+    "target",
+    [
+        "operation=nothing",
+        "limit=0",
+        "limit=x",
+        "since=yesterday",
+        "unknown=1",
+        "since=2026-01-01T00:00:00",
+        "since=2026",
+        "until=0.5",
+    ],
 )
 async def test_what_is_no_search_is_told(gateway: Running, target: str) -> None:
     answer = await look(gateway, f"search?{target}")
     assert answer.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "path"),
+    [
+        ("disclosure", {"kind": "search", "rows": 2**63}, "$.rows"),
+        ("release", {"hold": 2**63, "why": "over"}, "$.hold"),
+        ("search", {"after": 2**63}, "$.after"),
+    ],
+)
+async def test_number_past_what_a_store_takes_is_told(
+    gateway: Running, name: str, fields: dict[str, object], path: str
+) -> None:
+    answer = await order(gateway, name, **fields)
+    assert answer.status == HTTPStatus.UNPROCESSABLE_ENTITY
+    assert path.encode() in answer.body
+
+
+async def test_there_is_no_proof_by_a_checkpoint_past_what_a_store_takes(gateway: Running) -> None:
+    await sealed(gateway)
+    assert (await look(gateway, f"proof/0?size={10**19 - 1}")).status == HTTPStatus.NOT_FOUND
 
 
 async def test_people_stay_out_of_urls(gateway: Running) -> None:

@@ -21,7 +21,7 @@ from subak.knowledge.answer import Answerer, ExtractiveAnswerer
 from subak.knowledge.dialect import Piece, PieceMaker, Source
 from subak.knowledge.index import BUNDLED_LIBRARY, build_index
 from subak.knowledge.server import chat, create_backend_app, create_backend_runner
-from subak.testing import FakeClock, RecordingSink
+from subak.testing import PATIENCE_S, FakeClock, RecordingSink
 from subak.upstream.embedded import EmbeddedUpstream
 from subak.upstream.rag_frames import FrameCounts, RagFrames
 
@@ -159,12 +159,10 @@ async def test_words_come_at_the_set_pace() -> None:
         started = loop.time()
         async with session.get("/bali-zero/chat-stream", params={"query": "?"}) as response:
             first = await response.content.readany()
-            first_s = loop.time() - started
             await response.read()
             whole_s = loop.time() - started
     assert b'"a "' in first
     assert b'"b "' not in first
-    assert first_s < whole_s
     assert whole_s >= 0.08
 
 
@@ -184,17 +182,17 @@ async def test_a_client_that_leaves_ends_the_work() -> None:
         async with session.get("/bali-zero/chat-stream", params={"query": "?"}) as response:
             await response.content.readany()
             response.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await scripted.closed.wait()
 
 
 async def test_a_client_that_leaves_between_two_words_ends_the_work() -> None:
-    scripted = Scripted(words(*["word "] * 1000))
+    scripted = Scripted(words(*["word "] * 20_000))  # which would take 100 s
     async with backend(scripted, pace_ms=5) as session:
         async with session.get("/bali-zero/chat-stream", params={"query": "?"}) as response:
             await response.content.readany()
             response.close()
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(PATIENCE_S):
             await scripted.closed.wait()
 
 

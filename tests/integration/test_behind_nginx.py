@@ -18,7 +18,7 @@ from tests.integration.gateway import DONE, Client, Running, ask, question_url, 
 from tests.integration.nginx import SNIPPET, HttpBlock, Nginx, bare, documented, nginx
 from tests.transcripts.scenes import HOSTILE, token
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(40)]
+pytestmark = pytest.mark.real
 
 AGE: Final[dict[str, Any]] = {
     "SUBAK_STREAM__MAX_CONNECTION_AGE_S": "10",

@@ -15,11 +15,26 @@ from subak.bench.objectives import ALWAYS, read_objectives
 from subak.bench.reading import CUT, GARBLED, NO_END, NOT_EVENTS, Wanted
 from subak.bench.run import Benchmark, Progress, Report
 from subak.bench.target import DEFAULT_QUERY, Fields, Target
-from subak.testing import Body, Close, End, Frame, Head, Line, Raw, Reset, ScriptedUpstream, Stall, Step, Way
+from subak.testing import (
+    PATIENCE_S,
+    Body,
+    Close,
+    End,
+    Frame,
+    Head,
+    Line,
+    Raw,
+    Reset,
+    ScriptedUpstream,
+    Stall,
+    Step,
+    Way,
+)
 from tests.integration.clients import proxy_before
 from tests.integration.gateway import (
     CIAO,
     ONE_LOOP,
+    STARTING_S,
     Process,
     eventually,
     process,
@@ -35,7 +50,7 @@ async def measured(
     target: Target | str, plan: Plan = AT_40, slo: str = ALWAYS, questions: Sequence[Fields] = QUESTIONS
 ) -> Report:
     to = Target.of(target) if isinstance(target, str) else target
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(100):
         return await Benchmark(plan, questions, read_objectives(slo)).of_target(to, lambda _: None)
 
 
@@ -61,15 +76,15 @@ async def test_a_good_gateway_has_nothing_to_be_found() -> None:
     assert report.is_good
 
 
-async def test_an_injected_delay_of_30_ms_is_found() -> None:
-    slo = "first_token_p50=30ms"
-    late = Line(to_client=Way(latency_s=0.030))
+async def test_an_injected_delay_of_300_ms_is_found() -> None:
+    slo = "first_token_p50=300ms"
+    late = Line(to_client=Way(latency_s=0.300))
     async with scripted() as upstream, running(upstream) as gateway, proxy_before(gateway.url, late) as proxy:
         direct = await measured(gateway.url, slo=slo)
         delayed = await measured(proxy.url, slo=slo)
     # The least of each: whatever else the machine does makes the others later.
     added_ms = delayed.main.first_token.curve[0] - direct.main.first_token.curve[0]
-    assert 25 < added_ms < 60
+    assert 250 < added_ms < 600
     assert not delayed.is_good
     assert delayed.main.errors == {}
 
@@ -155,7 +170,7 @@ async def test_what_a_slow_target_makes_callers_wait_for_is_in_its_latency() -> 
 
 async def test_questions_that_found_no_place_in_time_are_errors() -> None:
     async with ScriptedUpstream([Head(), token(1), Stall()]) as target:
-        report = await measured(target.url, Plan(rate=50.0, questions=5, streams=1, finish_s=0.2))
+        report = await measured(target.url, Plan(rate=50.0, questions=5, streams=1, finish_s=1.0))
     run = report.main
     assert run.errors == {NEVER_ASKED: 4, "unfinished": 1}
     assert run.asked == 5
@@ -198,7 +213,7 @@ async def test_a_target_without_a_stop_is_left_after_so_many_tokens() -> None:
 
 async def test_what_is_open_when_the_time_is_up_is_stopped_and_counted() -> None:
     async with scripted(Head(), CIAO, Stall()) as upstream, running(upstream) as gateway:
-        run = (await measured(gateway.url, Plan(rate=40.0, questions=4, streams=4, finish_s=0.3))).main
+        run = (await measured(gateway.url, Plan(rate=40.0, questions=4, streams=4, finish_s=1.0))).main
         for connection in upstream.connections:
             await connection.wait_closed()
     assert run.errors == {"unfinished": 4}
@@ -212,7 +227,7 @@ async def test_an_end_by_hand_stops_what_is_open_and_reports_what_there_is() -> 
             if progress.open >= 3:
                 benchmark.end()
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             report = await benchmark.of_target(Target.of(gateway.url), end_soon)
         for connection in upstream.connections:
             await connection.wait_closed()
@@ -265,7 +280,7 @@ async def test_the_command_writes_its_report_and_exits_by_the_objectives(tmp_pat
 async def test_ctrl_c_prints_what_there_is(number: int) -> None:
     async with scripted(Head(), CIAO, Stall()) as upstream, running(upstream) as gateway:
         async with process("bench", gateway.url, "--rate", "50", "--duration", "1h") as bench:
-            await upstream.wait_questions(3, timeout_s=20)
+            await upstream.wait_questions(3, timeout_s=STARTING_S)
             bench.signal(number)
             code, out, err = await bench.ended()
         assert "It was ended early" in out
@@ -286,15 +301,15 @@ async def test_embedded_measures_the_gateway_against_the_direct_path(tmp_path: P
     report = json.loads(file.read_text())
     assert [run["name"] for run in report["runs"]] == ["direct", "gateway", "direct again"]
     assert [(run["whole"], run["errors"], run["tokens"]) for run in report["runs"]] == [(20, {}, 100)] * 3
-    direct, gateway, _ = (run["first_token"]["curve"][0] for run in report["runs"])
-    assert gateway > direct, "the least of each: whatever else the machine does makes the others later"
+    direct, gateway, again = (run["first_token"]["curve"][0] for run in report["runs"])
+    assert gateway > min(direct, again), "the least of each: whatever else the machine does makes the others later"
     assert report["comparison"]["added"]["event"]["count"] == report["comparison"]["noise"]["event"]["count"] == 100
     assert "direct against direct, event" in out
 
 
 async def _ended(bench: Process) -> tuple[int, str, str]:
     """Wait for three runs and the starts of two processes."""
-    async with asyncio.timeout(50):
+    async with asyncio.timeout(120):
         out, err = await bench.process.communicate()
     assert bench.process.returncode is not None
     return bench.process.returncode, out.decode(), err.decode()

@@ -18,7 +18,7 @@ ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "clients" / "js"
 SERVED: Final = ROOT / "src" / "subak" / "web" / "static"
 BUNDLES: Final = ("bali-zero-stream-client.js", "subak-client.classic.js", "subak-client.js")
-NODE_S: Final = 50.0
+NODE_S: Final = 120.0
 
 
 @ONE_LOOP

@@ -30,6 +30,7 @@ from subak.client import (
 from subak.core.envelope import encode_frames, encode_preface, frame_head
 from subak.core.events import Event
 from subak.testing import (
+    PATIENCE_S,
     Body,
     Cut,
     End,
@@ -44,7 +45,7 @@ from subak.testing import (
     Step,
 )
 from tests.integration.clients import proxy_before
-from tests.integration.gateway import CIAO, DONE, MONDO, eventually, process, running, scripted
+from tests.integration.gateway import CIAO, DONE, MONDO, STARTING_S, eventually, process, running, scripted
 from tests.integration.upstream.certificates import make_certificate
 
 QUICK: Final = Patience(first_wait_s=0.001, longest_wait_s=0.01)
@@ -130,7 +131,7 @@ async def test_a_question_whose_answer_never_came_through_is_asked_once() -> Non
 
 
 async def test_a_silent_line_is_given_up_after_two_and_a_half_heartbeats() -> None:
-    patience = Patience(heartbeat_s=0.1, first_wait_s=0.001)
+    patience = Patience(heartbeat_s=0.4, first_wait_s=0.001)
     waits: list[Wait] = []
     async with (
         scripted() as upstream,
@@ -140,7 +141,7 @@ async def test_a_silent_line_is_given_up_after_two_and_a_half_heartbeats() -> No
         answer = stream(proxy.url, query="Hi", options=Options(patience=patience, on_wait=waits.append))
         await read(answer)
     assert answer.text == "Ciao mondo"
-    assert [wait.reason for wait in waits] == ["silent"]
+    assert {wait.reason for wait in waits} == {"silent"}, "more than once where the machine paused, too"
 
 
 async def test_stop_ends_the_answer_at_the_backend_and_keeps_the_text() -> None:
@@ -151,7 +152,7 @@ async def test_stop_ends_the_answer_at_the_backend_and_keeps_the_text() -> None:
             told.append(content)
             if isinstance(content, Token):
                 await answer.stop()
-        await upstream.connections[0].wait_closed(1.0)
+        await upstream.connections[0].wait_closed()
     assert isinstance(told[-1], Done)
     assert (told[-1].finish_reason, answer.text) == ("cancelled", "Ciao ")
 
@@ -182,7 +183,7 @@ async def test_stop_is_told_of_at_once_even_on_a_line_that_is_dead() -> None:
         proxy_before(gateway.url, dead, Line()) as proxy,
     ):
         answer = stream(proxy.url, query="Hi", options=quick())
-        async with asyncio.timeout(15), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
             reading = tasks.create_task(read(answer))
             await proxy.wait_until(lambda: any(each.was_cut for each in proxy.connections))
             tasks.create_task(answer.stop())
@@ -201,14 +202,15 @@ async def test_stop_before_anything_was_sent_asks_nobody() -> None:
 
 async def test_stop_of_an_answer_that_was_left_is_found_by_its_key() -> None:
     async with scripted(Head(), CIAO, Stall()) as upstream, running(upstream, AT_ONCE) as gateway:
-        async with proxy_before(gateway.url, Line(cut=Cut(0, How.BLACK_HOLE)), Line()) as proxy:
+        async with proxy_before(gateway.url, Line(cut=Cut(1, How.BLACK_HOLE)), Line()) as proxy:
             answer = stream(proxy.url, query="Hi", options=quick())
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.5):
-                    await read(answer)
+            async with asyncio.TaskGroup() as tasks:
+                reading = tasks.create_task(read(answer))
+                await upstream.wait_questions(1)
+                reading.cancel()
             assert answer.stream_id == ""
             await answer.stop()
-        await upstream.connections[0].wait_closed(1.0)
+        await upstream.connections[0].wait_closed()
         assert upstream.questions == 1
 
 
@@ -290,7 +292,7 @@ async def test_a_gateway_that_is_killed_and_comes_back_gives_a_clean_error_and_a
                     break
             first.process.kill()
             environment["SUBAK_SERVER__PORT"] = str(urlsplit(url).port)
-            async with process("serve", **environment), asyncio.timeout(30):
+            async with process("serve", **environment), asyncio.timeout(STARTING_S):
                 with pytest.raises(AnswerExpired):
                     await read(answer)
         assert (answer.text, upstream.questions) == ("Ciao ", 1)

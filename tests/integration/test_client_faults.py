@@ -14,8 +14,8 @@ from tests.settings import runs
 
 RUNS: Final = runs(fast=10, default=50, soak=1_000)
 AT_ONCE: Final = 12
-RUN_S: Final = 40.0
-QUICK: Final = Patience(heartbeat_s=0.2, first_wait_s=0.005, longest_wait_s=0.05, attempts=200)
+RUN_S: Final = 120.0
+QUICK: Final = Patience(heartbeat_s=0.5, first_wait_s=0.005, longest_wait_s=0.05, attempts=200)
 
 
 def text_told(told: Sequence[Content]) -> str:

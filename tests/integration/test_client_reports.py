@@ -82,6 +82,13 @@ async def test_reports_are_shown_beside_the_servers_own_figures(gateway: Running
     assert figures.streams.first_token.count == 1
 
 
+async def test_a_whole_number_is_one_however_it_is_spelled(gateway: Running) -> None:
+    body = msgspec.json.encode({"durationMs": 912, **COUNTS}).replace(b'"tokens":6', b'"tokens":6.0')
+    assert b"6.0" in body
+    assert (await report(gateway, await answered(gateway), body)).status == 204
+    assert gateway.observer.of(ClientReported)[0].tokens == 6
+
+
 async def test_what_a_reader_cannot_tell_it_may_leave_out(gateway: Running) -> None:
     assert (await report(gateway, await answered(gateway), {"durationMs": 0, **COUNTS})).status == 204
     assert gateway.observer.of(ClientReported)[0].first_token_ms is None

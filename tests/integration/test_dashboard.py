@@ -15,6 +15,7 @@ import pytest
 from subak.telemetry.metrics import CATALOGUE
 from tests.integration.gateway import CHAT, ONE_LOOP, Running, ask, get, post, question_url, running, scripted
 from tests.integration.prometheus import RULES, Prometheus, prometheus, promtool
+from tests.issuer import AUDIENCE, ISSUER, IssuerServer, issuer_server, rsa_key
 
 DASHBOARD: Final = Path(__file__).parents[2] / "deploy" / "grafana" / "dashboard.json"
 CHOSEN: Final = {"$instance": ".*", "$__rate_interval": "10s", "$compare": "1s"}
@@ -106,10 +107,16 @@ async def use(gateway: Running) -> None:
         await asyncio.sleep(0.05)
 
 
+def keys_of(issuer: IssuerServer) -> dict[str, str]:
+    """Have the gateway fetch an issuer's keys, too."""
+    issuer.publish(rsa_key("one"))
+    return {"SUBAK_AUTH__JWKS_URL": issuer.url, "SUBAK_AUTH__ISSUER": ISSUER, "SUBAK_AUTH__AUDIENCE": AUDIENCE}
+
+
 @asynccontextmanager
 async def watched_gateway() -> AsyncIterator[Prometheus]:
     """Run a gateway that is used all the time, and a Prometheus that logs in to it."""
-    async with scripted() as upstream, running(upstream, LIVE) as gateway:
+    async with issuer_server() as issuer, scripted() as upstream, running(upstream, LIVE | keys_of(issuer)) as gateway:
         operator = gateway.gateway.admin_token
         assert operator is not None
         async with (

@@ -17,7 +17,7 @@ from subak.doctor.findings import Check, Finding, Status
 from subak.doctor.line import look_at_line
 from subak.doctor.reach import look_at_servers
 from subak.settings import Settings, load
-from subak.testing import Body, Close, End, Frame, Head, RecordedRequest, ScriptedUpstream, Stall, Step
+from subak.testing import PATIENCE_S, Body, Close, End, Frame, Head, RecordedRequest, ScriptedUpstream, Stall, Step
 from subak.web.health import MAX_PROBES
 from tests.integration.gateway import (
     ANSWER,
@@ -116,7 +116,7 @@ async def _peek(gateway: Running) -> None:
 
 async def _be_let_in(gateway: Running) -> None:
     """Read a whole test once a place is free: when its next event is due, a client is found to have gone."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while await _probe(gateway) != 200:
             pass
 
@@ -372,7 +372,8 @@ async def test_an_answer_that_does_not_begin_is_told_with_what_to_do(
     script: tuple[Step, ...], status: Status, seen: str, fix: str
 ) -> None:
     async with ScriptedUpstream(script) as backend:
-        limits = {"SUBAK_UPSTREAM__CONNECT_TIMEOUT_S": "0.5", "SUBAK_UPSTREAM__FIRST_BYTE_TIMEOUT_S": "0.5"}
+        short = {"SUBAK_UPSTREAM__CONNECT_TIMEOUT_S": "2", "SUBAK_UPSTREAM__FIRST_BYTE_TIMEOUT_S": "0.2"}
+        limits = short if seen == "no token in" else {}
         (finding,) = await look_at_answer(settings_for(backend.url, **limits), may_ask=True)
     assert finding.status is status
     assert seen in finding.detail

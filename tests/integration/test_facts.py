@@ -122,7 +122,7 @@ async def test_reader_that_leaves_is_lost_and_the_stream_abandoned_after_the_gra
         assert not upstream.connections[0].closed.is_set()
         gateway.pass_time(2)
         assert await gateway.observer.ended() == ("abandoned", "", 1)
-        await upstream.connections[0].wait_closed(1)
+        await upstream.connections[0].wait_closed()
 
 
 async def test_reader_that_wanted_no_grace_takes_the_stream_with_it() -> None:
@@ -131,7 +131,7 @@ async def test_reader_that_wanted_no_grace_takes_the_stream_with_it() -> None:
             await client.begin("GET", f"{question_url()}&on_disconnect=cancel")
             await client.until(b'"Ciao "')
         assert await gateway.observer.ended() == ("abandoned", "", 1)
-        await upstream.connections[0].wait_closed(1)
+        await upstream.connections[0].wait_closed()
 
 
 async def test_reader_that_leaves_before_anything_came_is_no_zombie() -> None:

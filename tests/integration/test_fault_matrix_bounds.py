@@ -1,6 +1,6 @@
 """Who comes too slowly, who comes in too large a number, and upstreams that come and go: rows 22 and 28 to 30.
 
-`running` asserts for each of them that no task, socket, stream or reader is left after five seconds.
+`running` asserts for each of them that no task, socket, stream or reader is left.
 """
 
 import asyncio
@@ -379,6 +379,14 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+async def share_of_a_processor(pid: int) -> float:
+    """Give how much of one a process takes when it has nothing to do: one that spins takes all that it can get."""
+    loop = asyncio.get_running_loop()
+    began_at, before_s = loop.time(), cpu_s(pid)
+    await asyncio.sleep(2)  # what is measured
+    return (cpu_s(pid) - before_s) / (loop.time() - began_at)
+
+
 async def line_with(subak: Process, event: str) -> dict[str, object]:
     """Give the next log line of this kind."""
     assert subak.process.stdout is not None
@@ -411,11 +419,9 @@ async def test_c30_without_descriptors_the_process_says_so_waits_without_spinnin
                 for _ in range(60):
                     await stack.enter_async_context(Client.connect(url))
                 assert (await line_with(subak, "descriptors_exhausted"))["limit"] == limit
-                before_s = cpu_s(pid)
                 await reader.begin("GET", question_url())
                 assert terminal_of((await reader.whole()).frames).type == "done", "who is inside is served"
-                await asyncio.sleep(1)  # what is measured: what it does with a second
-                assert cpu_s(pid) - before_s < 0.5
+                assert await share_of_a_processor(pid) < 0.2
         await line_with(subak, "descriptors_freed")
         async with asyncio.timeout(STARTING_S):
             while (await ask(url, "GET", "/livez")).status != 200:

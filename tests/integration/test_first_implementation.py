@@ -55,7 +55,7 @@ async def test_it_never_aborted_the_upstream_when_the_reader_was_gone() -> None:
             await client.until(b'"data":"Ciao "')
         await gateway.observer.wait_for(ReaderLeft)
         gateway.pass_time(30)
-        await upstream.connections[0].wait_closed(timeout_s=1)
+        await upstream.connections[0].wait_closed()
         assert await gateway.observer.ended() == ("abandoned", "", 1)
 
 
@@ -69,7 +69,7 @@ async def test_it_never_aborted_the_upstream_when_the_answer_was_stopped() -> No
         await client.until(b'"data":"Ciao "')
         stopped = await post(gateway, f"/v1/streams/{gateway.observer.of(StreamOpened)[0].stream_id}/stop")
         assert stopped.json == {"status": "cancelled", "last_seq": 3}
-        await upstream.connections[0].wait_closed(timeout_s=1)
+        await upstream.connections[0].wait_closed()
         assert transcribe((await client.whole()).body)[-1] == "3 done cancelled"
 
 

@@ -98,7 +98,7 @@ async def test_live_answer_is_finished_within_the_drain_and_the_reader_can_come_
 async def test_answer_that_outlives_the_drain_ends_as_producer_lost() -> None:
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(ScriptedUpstream([Head(), CIAO, Stall()]))
-        environment = SERVING | {"RAG_BACKEND_URL": upstream.url, "SUBAK_STREAM__DRAIN_S": "0.5"}
+        environment = SERVING | {"RAG_BACKEND_URL": upstream.url, "SUBAK_STREAM__DRAIN_S": "6"}
         subak = await stack.enter_async_context(process("serve", **environment))
         url = await subak.url()
         cursor = await _cut_by_the_drain(url, subak)

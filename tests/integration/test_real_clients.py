@@ -25,7 +25,7 @@ from tests.integration.clients import (
 from tests.integration.gateway import DONE, Running, question_url, running
 from tests.transcripts.scenes import HOSTILE, token
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(40)]
+pytestmark = pytest.mark.real
 
 WORDS: Final = tuple(f"parola-{number} " for number in range(60))
 TEXT: Final = "".join(WORDS)

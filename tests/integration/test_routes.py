@@ -407,7 +407,7 @@ async def test_stop_ends_the_answer_keeps_the_text_and_closes_the_upstream(how: 
             answer = await client.until(b'"Ciao "')
             path = f"/v1/streams/{answer.header('Subak-Stream-Id')}"
             stopped = await ask(gateway, method, path + suffix)
-            await upstream.connections[0].wait_closed(1)
+            await upstream.connections[0].wait_closed()
             done = terminal_of((await client.whole()).frames)
             assert data_of(done)["finish_reason"] == "cancelled"
         assert stopped.status == 200
@@ -435,6 +435,14 @@ async def test_events_resume_after_the_cursor_and_the_header_beats_the_parameter
     assert by_parameter.header("Subak-Resumed-From") == f"{stream_id}.0"
     assert by_question.body.split(b"id: ")[1:] == whole[3:]
     assert len(gateway.observer.of(StreamOpened)) == 1
+
+
+async def test_cursor_of_the_url_must_be_one_even_beside_a_header(gateway: Running) -> None:
+    asked = await get(gateway, question_url())
+    stream_id = asked.header("Subak-Stream-Id")
+    for target in (f"/v1/streams/{stream_id}/events?last_event_id=3", "/v1/features?last_event_id=3"):
+        answer = await get(gateway, target, Last_Event_ID=f"{stream_id}.3")
+        assert (answer.status, problem_of(answer)["code"]) == (400, "malformed_cursor")
 
 
 async def test_attaching_at_the_end_is_204(gateway: Running) -> None:

@@ -11,7 +11,19 @@ import msgspec
 from subak.core.cursor import Cursor
 from subak.testing import Cut, End, Frame, Gate, Head, Line, Stall
 from tests.integration.clients import proxy_before
-from tests.integration.gateway import CIAO, DONE, MONDO, ONE_LOOP, Process, eventually, post, process, running, scripted
+from tests.integration.gateway import (
+    CIAO,
+    DONE,
+    MONDO,
+    ONE_LOOP,
+    STARTING_S,
+    Process,
+    eventually,
+    post,
+    process,
+    running,
+    scripted,
+)
 
 pytestmark = ONE_LOOP
 AT_ONCE = {"SUBAK_STREAM__RETRY_MIN_MS": "1", "SUBAK_STREAM__RETRY_MAX_MS": "1"}
@@ -19,7 +31,7 @@ AT_ONCE = {"SUBAK_STREAM__RETRY_MIN_MS": "1", "SUBAK_STREAM__RETRY_MAX_MS": "1"}
 
 async def stdout_until(started: Process, marker: bytes) -> bytes:
     assert started.process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(STARTING_S):
         return await started.process.stdout.readuntil(marker)
 
 
@@ -111,7 +123,7 @@ async def test_a_terminal_gets_no_control_characters_of_an_answer(tmp_path: Path
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(STARTING_S):
             out, _ = await started.communicate()
         async with process("tail", gateway.url, "-q", "Hi") as tail:
             assert (await tail.ended())[1] == "a\x1b[2Jb\x9b1m\tc\n"

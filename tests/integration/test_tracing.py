@@ -10,7 +10,7 @@ from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from subak.testing import Head, ScriptedUpstream, Stall
+from subak.testing import Close, Head, ScriptedUpstream
 from tests.integration.gateway import ANSWER, CIAO, ONE_LOOP, ask, get, process, question_url, running
 
 pytestmark = ONE_LOOP
@@ -59,13 +59,12 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 async def test_each_stream_is_a_span_below_the_callers_and_above_the_upstreams() -> None:
-    async with receiver() as otlp, ScriptedUpstream(ANSWER, (Head(), CIAO, Stall()), ANSWER) as upstream:
+    async with receiver() as otlp, ScriptedUpstream(ANSWER, (Head(), CIAO, Close()), ANSWER) as upstream:
         environment = {
             "ENABLE_SSE_STREAMING": "true",
             "RAG_BACKEND_URL": upstream.url,
             "SUBAK_TRACING__URL": otlp.url,
             "SUBAK_TRACING__HEADERS": '{"x-key": "k"}',
-            "SUBAK_UPSTREAM__IDLE_TIMEOUT_S": "1",
         }
         async with process("serve", **environment) as subak:
             url = await subak.url()

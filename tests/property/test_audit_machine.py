@@ -141,7 +141,7 @@ class AuditMachine(RuleBasedStateMachine):
         assert self.stage.writer.store.end() == self.stage.writer.size
 
 
-TestAuditMachine = AuditMachine.TestCase
+TestAuditMachine = pytest.mark.timeout(900)(AuditMachine.TestCase)  # a minute, and more on a busy machine
 TestAuditMachine.settings = settings(stateful_step_count=10, deadline=None)
 
 

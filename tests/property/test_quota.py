@@ -85,11 +85,14 @@ def test_a_log_never_holds_more_than_twice_the_limit(steps_us: list[int]) -> Non
 
 def test_a_full_log_of_a_million_moves_little() -> None:
     policy = QuotaPolicy("vast", 1_000_000, 1.0)
-    stamps = new_stamps()
-    stamps.extend(range(US_PER_S))
-    started = time.process_time()
-    assert all(take(policy, stamps, now_us) for now_us in range(US_PER_S, US_PER_S + 20_000))
-    assert time.process_time() - started < 1.0, "moving all stamps each time takes ten times that"
+    times = []
+    for _ in range(3):
+        stamps = new_stamps()
+        stamps.extend(range(US_PER_S))
+        started = time.thread_time()
+        assert all(take(policy, stamps, now_us) for now_us in range(US_PER_S, US_PER_S + 20_000))
+        times.append(time.thread_time() - started)
+    assert min(times) < 1.0, "moving all stamps each time takes ten times that"
 
 
 @given(ARRIVALS, st.integers(1, 40), st.integers(1, 40), st.floats(0.5, 120))

@@ -99,7 +99,7 @@ def read_by_node(streams: list[list[bytes]]) -> list[Answers]:
     assert node is not None, "node is missing: ./dev.py test installs it, or install Debian's nodejs"
     asked = json.dumps([[base64.b64encode(chunk).decode() for chunk in chunks] for chunks in streams])
     answer = subprocess.run(
-        [node, NODE_DIR / "sse_oracle.mjs"], input=asked.encode(), capture_output=True, timeout=50, check=False
+        [node, NODE_DIR / "sse_oracle.mjs"], input=asked.encode(), capture_output=True, timeout=200, check=False
     )
     assert answer.returncode == 0, f"sse_oracle.mjs failed (npm ci in tests/node?): {answer.stderr.decode()[-2000:]}"
     return msgspec.json.decode(answer.stdout, type=list[Answers])

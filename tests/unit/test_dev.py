@@ -29,6 +29,10 @@ def test_nothing_missing_installs_nothing() -> None:
     assert dev.debian_plan([], is_root=False, has_apt=False) == dev.DebianPlan()
 
 
+def test_only_what_is_wanted_is_looked_for() -> None:
+    assert dev.missing_commands(("no-such-command", "sh")) == ["no-such-command"]
+
+
 def test_without_root_the_exact_command_is_told() -> None:
     plan = dev.debian_plan(["nginx", "npm"], is_root=False, has_apt=True)
     assert plan.steps == ()

@@ -430,6 +430,14 @@ def test_an_origin_that_no_browser_would_send_is_refused(origin: str) -> None:
     assert problem.key == "http.cors_origins"
 
 
+@pytest.mark.parametrize("name", ["a=b", "a b", "a;b", "a,b", '"a"', "[a]", "é", "a/b"])
+def test_what_can_not_be_the_name_of_a_cookie_is_refused(name: str) -> None:
+    assert from_environment(SUBAK_AUTH__COOKIE="__Host-session.id").settings.auth.cookie == "__Host-session.id"
+    (problem,) = problems_of(SUBAK_AUTH__COOKIE=name)
+    assert problem.key == "auth.cookie"
+    assert "RFC 6265" in str(problem)
+
+
 def test_networks_are_addresses_or_prefixes_without_host_bits(tmp_path: Path) -> None:
     loaded = from_text(tmp_path, '[http]\ntrusted_proxies = ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"]')
     assert loaded.settings.http.trusted_proxies == ("10.0.0.0/8", "192.0.2.1", "2001:db8::/32")

@@ -10,7 +10,7 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 
 from subak.audit.operations import Operation
-from subak.audit.orders import BadOrder, HoldOut, Moment, PrunedOut, address_of, ms_of, subject_of
+from subak.audit.orders import BadOrder, HoldOut, Moment, Place, PrunedOut, address_of, ms_of, subject_of
 from subak.audit.records import Content, Row
 from subak.audit.retention import Exported, export_subject, holds, prune_point
 from subak.audit.rows import Finder, PersonalMismatch, PersonalReader, Pseudonyms
@@ -69,7 +69,7 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     subject: str = ""
     address: str = ""
     show_personal: bool = False
-    after: int | None = None
+    after: Place | None = None
     oldest_first: bool = False
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_ROWS)] = 100
 

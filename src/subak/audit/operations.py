@@ -184,6 +184,7 @@ class Operation(StrEnum):
     GATEWAY_STOP = "gateway.stop"
     LOG_OPEN = "log.open"
     LOG_GAP = "log.gap"
+    LOG_BACKUP = "log.backup"
     LOG_RESTORE = "log.restore"
     SEAL = "seal"
     KEY_ROTATE = "key.rotate"
@@ -290,6 +291,9 @@ RULES: Final[Mapping[Operation, Rule]] = {
     Operation.LOG_OPEN: _integrity("the log was made: always its first row", "vkey"),
     Operation.LOG_GAP: _integrity(
         "nothing could be recorded for a while; `lost` records never will be", "lost", "silent_ms", "reason"
+    ),
+    Operation.LOG_BACKUP: _administration(
+        "a copy of the log is about to be made; `mode` says whether the keys are copied too", *("size", "mode", "why")
     ),
     Operation.LOG_RESTORE: _integrity("the log was put back from a back-up", "size", "count", "why"),
     Operation.SEAL: _integrity("nothing happened for a while: the log is alive"),

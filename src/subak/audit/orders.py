@@ -7,7 +7,7 @@ itself has no room for that, `admin.action` says it, which the admin API writes 
 from collections.abc import Mapping
 from datetime import datetime
 from ipaddress import ip_address
-from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Protocol
+from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Protocol, assert_never
 
 import msgspec
 
@@ -17,10 +17,14 @@ from subak.audit.operations import SENTENCE, Operation
 from subak.audit.records import Personal, Record, Subject
 from subak.audit.writer import LogWriter
 
+MAX_PLACE: Final = 2**53
+"""No log has as many rows. Stores and JSON have a bound, and an operator's number may be past it."""
 _MS: Final = 1000
 _STREAM: Final = "st_"
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+Place = Annotated[int, msgspec.Meta(ge=0, le=MAX_PLACE)]
+"""A row's place, or a number of rows."""
 
 
 class BadOrder(ValueError):
@@ -145,7 +149,7 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Lift the hold that row `hold` began, before its end."""
 
     name: ClassVar[str] = "release"
-    hold: int
+    hold: Place
     why: str
 
     def carry_out(self, writer: LogWriter, by: Authority) -> RowOut:
@@ -197,11 +201,14 @@ class Seal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Disclose(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Record that personal data is about to be shown: before it is. `rows`: how many rows tell of somebody."""
+    """Record that personal data is about to be shown, or the log to be copied: before it is.
+
+    `rows`: how many rows tell of somebody; of a back-up how many there are.
+    """
 
     name: ClassVar[str] = "disclosure"
-    kind: Literal["export", "search"]
-    rows: Annotated[int, msgspec.Meta(ge=0)]
+    kind: Literal["export", "search", "backup", "backup_with_keys"]
+    rows: Place
     why: str = ""
 
     def carry_out(self, writer: LogWriter, by: Authority) -> RowOut:
@@ -209,13 +216,21 @@ class Disclose(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         fields: dict[str, object] = {"why": self.why} if self.why else {}
         if self.why:
             _check_reason("$.why", self.why)
-        if self.kind == "export":
-            record = Record(Operation.GDPR_EXPORT, fields | {"rows": self.rows}, personal=by.actor)
-        else:
-            record = Record(
-                Operation.ADMIN_ACTION, fields | {"action": "audit/search", "count": self.rows}, personal=by.actor
-            )
-        return RowOut(writer.write(record).seq)
+        operation, said = self._said()
+        return RowOut(writer.write(Record(operation, fields | said, personal=by.actor)).seq)
+
+    def _said(self) -> tuple[Operation, dict[str, object]]:
+        match self.kind:
+            case "export":
+                return Operation.GDPR_EXPORT, {"rows": self.rows}
+            case "search":
+                return Operation.ADMIN_ACTION, {"action": "audit/search", "count": self.rows}
+            case "backup":
+                return Operation.LOG_BACKUP, {"size": self.rows, "mode": "log"}
+            case "backup_with_keys":
+                return Operation.LOG_BACKUP, {"size": self.rows, "mode": "log_and_keys"}
+            case _:
+                assert_never(self.kind)
 
 
 ORDERS: Final[Mapping[str, type[Order]]] = {

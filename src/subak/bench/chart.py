@@ -28,11 +28,15 @@ class Mark(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """The places of all lines: where each stands, from 0 to 1, and what is written below some of them."""
+    """The places of all lines: where each stands, from 0 to 1, and what is written below some of them.
+
+    `moments`: places with a line down, and what is written at its top.
+    """
 
     places: Sequence[float]
     labels: Sequence[tuple[float, str]]
     unit: str
+    moments: Sequence[tuple[float, str]] = ()
 
 
 def line_chart(title: str, axis: Axis, lines: Sequence[Series], marks: Sequence[Mark] = ()) -> str:
@@ -45,6 +49,7 @@ def line_chart(title: str, axis: Axis, lines: Sequence[Series], marks: Sequence[
     parts = [
         *(_grid(value, top, axis.unit) for value in _ticks(step, top)),
         *(_label(place, text) for place, text in axis.labels),
+        *(_moment(place, text) for place, text in axis.moments),
         *(_mark(mark, top) for mark in drawn),
         *(_line(number, line, axis.places, top) for number, line in enumerate(lines)),
     ]
@@ -90,6 +95,14 @@ def _grid(value: float, top: float, unit: str) -> str:
 def _label(place: float, text: str) -> str:
     anchor = "end" if place > _NEAR_THE_EDGE else "middle"
     return f'<text x="{_x(place)}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _moment(place: float, text: str) -> str:
+    x = _x(place)
+    return (
+        f'<line class="moment" x1="{x}" x2="{x}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>'
+        f'<text x="{x + 4}" y="{_TOP + 10}">{escape(text)}</text>'
+    )
 
 
 def _mark(mark: Mark, top: float) -> str:

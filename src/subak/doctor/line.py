@@ -75,9 +75,9 @@ async def look_at_line(base_url: str) -> AsyncIterator[Finding]:
             yield await _look_at_gateway(session, base_url)
             for finding in await _look_at_advice(session, base_url):
                 yield finding
-            heard = await _listen(session, base_url)
+            heard = await listen(session, base_url)
         except (aiohttp.ClientError, OSError) as error:
-            advice = _advice_on(error)
+            advice = advice_on(error)
             yield failed(Check.URL_EVENTS, f"{authority_of(base_url)}: {advice.detail}", advice.fix)
             return
     yield judge_line(heard)
@@ -86,7 +86,8 @@ async def look_at_line(base_url: str) -> AsyncIterator[Finding]:
         yield skew
 
 
-def _advice_on(error: aiohttp.ClientError | OSError) -> Advice:
+def advice_on(error: aiohttp.ClientError | OSError) -> Advice:
+    """Say why there was no answer, and what to do."""
     match error:
         case aiohttp.ClientConnectorCertificateError(certificate_error=OSError() as cause):
             return unreachable(cause)
@@ -149,7 +150,8 @@ def _sse_of(body: bytes) -> bool | None:
         return None
 
 
-async def _listen(session: aiohttp.ClientSession, base_url: str) -> Heard:
+async def listen(session: aiohttp.ClientSession, base_url: str) -> Heard:
+    """Have the three events sent, and note when each came. Raises: aiohttp.ClientError, OSError."""
     now = SystemClock.monotonic
     asked_at = now()
     arrivals_ms: list[float] = []

@@ -246,7 +246,7 @@ class Subscriber:
         return self.next_deadline(now)
 
     def next_deadline(self, now: float) -> float:
-        """Give the earliest time at which something may be due."""
+        """Give the earliest time at which something may be due; what is overdue is tried again after `comment_s`."""
         times = self._times
         due = [self._spoke_at + times.heartbeat_s, self._wrote_at + times.comment_s]
         if times.max_age_s is not None:
@@ -255,7 +255,7 @@ class Subscriber:
             due.append(self._expires_at)
         blocked_since = now if self._blocked_since is None else self._blocked_since
         due.append(blocked_since + times.slow_reader_s)
-        return min([time for time in due if time > now], default=now + times.comment_s)
+        return min(time if time > now else now + times.comment_s for time in due)
 
     @property
     def _has_ending(self) -> bool:

@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-PATIENCE_S: Final = 5.0
-"""How long waits here last before they raise `TimeoutError`, in real seconds."""
+PATIENCE_S: Final = 20.0
+"""How long waits here last before they raise `TimeoutError`, in real seconds.
+
+Much longer than a busy machine stands still, and shorter than the 30 s after which a gateway gives up a reader.
+"""
 
 
 class Changes:

@@ -127,7 +127,8 @@ class RagUpstream:
         Raises:
             QuestionTooLong: it doesn't fit into a URL, and the backend is asked by GET only.
         """
-        self._request_line_and_body(question)
+        if self._method == "get":  # what is too long for a URL the other methods put into a body
+            self._request_line_and_body(question)
 
     async def open(self, question: Question, sink: UpstreamSink) -> Http1Exchange:
         """Send the question; return when it is on its way (see `Upstream.open`).

@@ -15,6 +15,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import Final, NamedTuple
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
@@ -24,6 +25,7 @@ from subak.core.errors import Forbidden, NotAcceptable, RateLimited, Unauthentic
 from subak.core.facts import AdminActed, Observer
 from subak.core.principal import Caller, Principal
 from subak.core.quota import QuotaPolicy
+from subak.web.assets import MadeAsset
 from subak.web.connection import connection_of
 from subak.web.cors import is_own_origin
 from subak.web.outcome import CALLER, Handler, add_extra_headers, outcome_of, person_of, route_name
@@ -32,7 +34,10 @@ WRONG_TOKENS: Final = QuotaPolicy("admin_login", 10, 60.0)
 """Wrong tokens from one address in a minute; after them none is looked at."""
 LOGIN: Final = 'Basic realm="subak admin", charset="UTF-8"'
 DEFAULT_ACTOR: Final = "admin"
-_CHANGING: Final = frozenset({"POST", "PUT", "DELETE"})
+DOCUMENT: Final = "/-/openapi.json"
+_CHANGING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_JSON_TYPES: Final = frozenset({"application/json", "application/merge-patch+json"})
+"""Types that no page of another site can send unasked."""
 _ACTOR: Final = re.compile(r"[A-Za-z0-9._@+-]{1,128}")
 _OWN_SITE: Final = frozenset({"same-origin", "none"})
 _HEADERS: Final = {
@@ -76,13 +81,21 @@ def make_admin_app(
     routes: Sequence[AdminRoute], rules: AdminRules, limiter: Limiter, observer: Observer
 ) -> web.Application:
     """Give the application. Each route's role is checked before anything else of a request is looked at."""
-    roles = {(route.method, route.path): route.role for route in routes}
+    document = MadeAsset(lambda: _document(table), "application/json", {"Cache-Control": "no-cache"})
+    table = [*routes, AdminRoute("GET", DOCUMENT, document.answer)]
+    roles = {(route.method, route.path): route.role for route in table}
     app = web.Application(middlewares=[_outer(_Porter(rules, limiter), roles, observer)])
-    for route in routes:
+    for route in table:
         app.router.add_route(route.method, route.path, route.handler)
     app.on_response_prepare.append(_add_headers)
     app.on_response_prepare.append(add_extra_headers)
     return app
+
+
+def _document(table: Sequence[AdminRoute]) -> bytes:
+    from subak.web.openapi_admin import admin_document  # noqa: PLC0415 - no start waits for it, nor can it be above
+
+    return msgspec.json.encode(admin_document(table))
 
 
 def actor_of(request: web.Request) -> str:
@@ -184,7 +197,7 @@ def _digest(text: str) -> bytes:
 def _check_origin(request: web.Request) -> None:
     if not _is_of_own_site(request):
         raise Forbidden("Changes are made from this listener's own pages, or by a program.")
-    if request.body_exists and request.content_type != "application/json":
+    if request.body_exists and request.content_type not in _JSON_TYPES:
         raise NotAcceptable("Send changes as application/json.")
 
 

@@ -5,9 +5,13 @@ and one limit; a web page whose origin isn't allowed, which sees nothing but "ne
 """
 
 import re
+from collections.abc import Iterable, Iterator
+from math import inf
 from typing import Final
 
 from subak.core.facts import CredentialsIgnored, Observer, OriginRefused, ProxyForgotten
+from subak.core.live import KeySourceState
+from subak.web.wording import duration
 
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]{0,20}://[A-Za-z0-9._:\[\]-]{1,200}|null")
 
@@ -48,3 +52,25 @@ class Advice:
             "If it is your proxy, add it to http.trusted_proxies."
         )
         self._observer.notify(ProxyForgotten(peer))
+
+
+def advice_on_keys(sources: Iterable[KeySourceState]) -> Iterator[str]:
+    """Say which callers' keys can't be read now, and what that does; nothing of those that can.
+
+    Whoever may ask reads it: the file's path and its trouble are in the log.
+    """
+    for keys in sources:
+        if not keys.problem:
+            continue
+        if keys.age_s is None:
+            yield (
+                "The file of API keys can't be read: keys made or revoked since don't count. "
+                "`subak keys list` and the log line keys_refused say why."
+            )
+        elif keys.age_s == inf:
+            yield f"The issuer's keys can't be fetched ({keys.problem}): no token holds. Look at auth.jwks_url."
+        else:
+            yield (
+                f"The issuer's keys can't be fetched ({keys.problem}): those of {duration(keys.age_s)} ago go on, for "
+                "a day at most; a key that was withdrawn since still counts. Look at auth.jwks_url."
+            )

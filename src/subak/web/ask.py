@@ -28,20 +28,24 @@ class InputBounds(msgspec.Struct, frozen=True):
     max_history_bytes: int
 
 
-class _TurnIn(msgspec.Struct):
+class TurnIn(msgspec.Struct):
+    """One turn of the conversation so far."""
+
     role: Literal["user", "assistant"]
     content: str
 
 
-class _QuestionIn(msgspec.Struct):
+class QuestionIn(msgspec.Struct):
+    """A question as it is sent. What `user_email` and `user_role` may say depends on who asks."""
+
     query: str | None = None
     user_email: str | None = None
     user_role: str | None = None
-    conversation_history: list[_TurnIn] | None = None
+    conversation_history: list[TurnIn] | None = None
 
 
-_decode_question = msgspec.json.Decoder(_QuestionIn).decode
-_decode_history = msgspec.json.Decoder(list[_TurnIn] | None).decode
+_decode_question = msgspec.json.Decoder(QuestionIn).decode
+_decode_history = msgspec.json.Decoder(list[TurnIn] | None).decode
 
 
 def question_from_url(request: web.BaseRequest, bounds: InputBounds) -> Question:
@@ -54,7 +58,7 @@ def question_from_url(request: web.BaseRequest, bounds: InputBounds) -> Question
         raise UrlTooLong(f"The URL may have at most {bounds.max_url_bytes} bytes. Send long questions by POST.")
     fields = request.query
     history = fields.get("conversation_history") or None
-    asked = _QuestionIn(
+    asked = QuestionIn(
         query=fields.get("query"),
         user_email=fields.get("user_email") or None,
         user_role=fields.get("user_role") or None,
@@ -118,11 +122,11 @@ def on_disconnect_of(request: web.BaseRequest, setting: OnDisconnect) -> OnDisco
     return OnDisconnect(wanted)
 
 
-def _history_from_text(text: str, bounds: InputBounds) -> list[_TurnIn] | None:
+def _history_from_text(text: str, bounds: InputBounds) -> list[TurnIn] | None:
     if len(text) > bounds.max_history_bytes:
         raise InvalidField("$.conversation_history", f"at most {bounds.max_history_bytes} bytes")
     try:
-        turns: list[_TurnIn] | None = _decode_history(text)
+        turns: list[TurnIn] | None = _decode_history(text)
     except msgspec.ValidationError as error:
         raise _invalid_field("$.conversation_history", error) from None
     except NOT_JSON:
@@ -130,7 +134,7 @@ def _history_from_text(text: str, bounds: InputBounds) -> list[_TurnIn] | None:
     return turns
 
 
-def _question(request: web.BaseRequest, asked: _QuestionIn, bounds: InputBounds, *, missing: str) -> Question:
+def _question(request: web.BaseRequest, asked: QuestionIn, bounds: InputBounds, *, missing: str) -> Question:
     if asked.query is None or not asked.query.strip():
         raise MissingQuery(missing)
     if _size(asked.query, "$.query") > bounds.max_query_bytes:
@@ -148,7 +152,7 @@ def _question(request: web.BaseRequest, asked: _QuestionIn, bounds: InputBounds,
     )
 
 
-def _history(turns: list[_TurnIn] | None, bounds: InputBounds) -> tuple[Turn, ...] | None:
+def _history(turns: list[TurnIn] | None, bounds: InputBounds) -> tuple[Turn, ...] | None:
     if turns is None:
         return None
     if len(turns) > bounds.max_history_items:

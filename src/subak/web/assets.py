@@ -1,9 +1,10 @@
-"""Files that are part of the package, served as they are: read once, and not sent again to who has them."""
+"""Files that are part of the package, served as they are: read or made once, and not sent again to who has them."""
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from importlib.resources.abc import Traversable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from aiohttp import web
 
@@ -15,12 +16,26 @@ _TYPES: Final = {
 }
 
 
-class _Asset(NamedTuple):
+class Asset(NamedTuple):
     """A file and what tells this version of it from all others (RFC 9110 §8.8.3)."""
 
     body: bytes
     content_type: str
     etag: str
+
+    @classmethod
+    def of(cls, body: bytes, content_type: str) -> Self:
+        """Give the file that this is."""
+        return cls(body, content_type, sha256(body).hexdigest()[:32])
+
+    def answer(self, request: web.Request, headers: Mapping[str, str]) -> web.Response:
+        """Give it with these headers, or 304 to who has it."""
+        if any(tag.value in {self.etag, "*"} for tag in request.if_none_match or ()):
+            response = web.Response(status=304, headers=headers)
+        else:
+            response = web.Response(body=self.body, content_type=self.content_type, charset="utf-8", headers=headers)
+        response.etag = self.etag
+        return response
 
 
 class Assets:
@@ -29,7 +44,7 @@ class Assets:
     def __init__(self, files: Iterable[Traversable], headers: Mapping[str, str]) -> None:
         """Take those of `files` that browsers know; each is answered with `headers`."""
         self._assets = {
-            file.name: _asset(file.name, file.read_bytes())
+            file.name: Asset.of(file.read_bytes(), _TYPES[_suffix(file.name)])
             for file in files
             if file.is_file() and _suffix(file.name) in _TYPES
         }
@@ -40,18 +55,26 @@ class Assets:
         asset = self._assets.get(name)
         if asset is None:
             raise web.HTTPNotFound
-        if any(tag.value in {asset.etag, "*"} for tag in request.if_none_match or ()):
-            response = web.Response(status=304, headers=self._headers)
-        else:
-            response = web.Response(
-                body=asset.body, content_type=asset.content_type, charset="utf-8", headers=self._headers
-            )
-        response.etag = asset.etag
-        return response
+        return asset.answer(request, self._headers)
 
 
-def _asset(name: str, body: bytes) -> _Asset:
-    return _Asset(body, _TYPES[_suffix(name)], sha256(body).hexdigest()[:32])
+class MadeAsset:
+    """A file that is made when somebody first asks for it, on a thread, and kept."""
+
+    def __init__(self, make: Callable[[], bytes], content_type: str, headers: Mapping[str, str]) -> None:
+        """`make` is called once."""
+        self._make = make
+        self._content_type = content_type
+        self._headers = headers
+        self._making = asyncio.Lock()
+        self._made: Asset | None = None
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Give the file, or 304 to who has it."""
+        async with self._making:
+            if self._made is None:
+                self._made = Asset.of(await asyncio.to_thread(self._make), self._content_type)
+        return self._made.answer(request, self._headers)
 
 
 def _suffix(name: str) -> str:

@@ -29,7 +29,7 @@ from subak.audit.inspection import (
 )
 from subak.audit.keys import KeyFileError
 from subak.audit.log import AuditLog
-from subak.audit.orders import ORDERS, Authority, BadOrder, Disclose, Order
+from subak.audit.orders import ORDERS, Authority, BadOrder, Disclose, Moment, Order
 from subak.audit.proofs import NoProof, prove
 from subak.audit.records import Personal, Subject
 from subak.audit.retention import Exported, Held
@@ -49,6 +49,8 @@ READERS: Final = 2
 MAX_EXPORTED: Final = 50_000
 MAX_ANCHORS_BYTES: Final = 4 * 1024 * 1024
 _NEWEST: Final = 2**62
+_MOMENTS: Final = frozenset({"since", "until"})
+"""Read strictly: else a year alone, `2026`, is taken for seconds since 1970."""
 
 Result = TypeVar("Result")
 OnProgress = Callable[[int, int], None]
@@ -122,7 +124,8 @@ class AuditRoutes:
         if personal:
             raise InvalidField(f"$.{min(personal)}", "nothing here: a person is looked for by POST /-/audit/search")
         try:
-            wanted = msgspec.convert(fields, Search, strict=False)
+            moments = {name: msgspec.convert(fields[name], Moment) for name in _MOMENTS & fields.keys()}
+            wanted = msgspec.convert(fields | moments, Search, strict=False)
         except msgspec.ValidationError as error:
             raise RequestError(f"The search can't be read: {error}.") from None
         return json_response(await self._read(lambda reader: self._search(reader, wanted)))
@@ -297,4 +300,4 @@ def _answered() -> Iterator[None]:
 def _number(text: str, path: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > len(str(_NEWEST)):
         raise InvalidField(path, "a whole number from 0")
-    return int(text)
+    return min(int(text), _NEWEST)

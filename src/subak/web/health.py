@@ -1,13 +1,15 @@
 """Whether the process lives, whether it wants traffic, and whether events get through. Never logged, never limited."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from aiohttp import HttpVersion11, web
 
 from subak.core.envelope import encode_heartbeat
+from subak.core.live import KeySourceState
 from subak.relay.hub import Hub
-from subak.web.advice import Advice
+from subak.web.advice import Advice, advice_on_keys
 from subak.web.problems import json_response, status_problem
 from subak.web.send import STREAM_HEADERS, EventStreamResponse
 
@@ -21,9 +23,10 @@ MAX_PROBES: Final = 16
 class HealthRoutes:
     """`/livez`, `/livez/stream` and `/readyz`."""
 
-    def __init__(self, hub: Hub, advice: Advice) -> None:
+    def __init__(self, hub: Hub, advice: Advice, key_sources: Callable[[], Sequence[KeySourceState]]) -> None:
         self._hub = hub
         self._advice = advice
+        self._key_sources = key_sources
         self._probes = 0
 
     async def live(self, request: web.Request) -> web.Response:
@@ -52,7 +55,7 @@ class HealthRoutes:
             body |= {
                 "live_streams": self._hub.live_count,
                 "readers": self._hub.reader_count,
-                "advice": list(self._advice.texts.values()),
+                "advice": [*self._advice.texts.values(), *advice_on_keys(self._key_sources())],
             }
         return json_response(body, status=200 if is_ready else 503)
 

@@ -12,11 +12,12 @@ from subak.admission.flags import Flags
 from subak.admission.jwt import MAX_CLAIM_CHARS, is_id, user_principal_id
 from subak.core.errors import InvalidField, RequestError
 from subak.core.facts import AuthReported, Observer, Person
-from subak.core.flag_state import FlagDocument, aborted, kept, paused, resumed, started
+from subak.core.flag_state import FlagDocument, aborted, kept, merged, paused, replaced, resumed, started
+from subak.core.json_bodies import decode_body
 from subak.core.json_errors import NOT_JSON
 from subak.core.principal import Claims
-from subak.core.rollout import STREAMING, Overrides
-from subak.core.rollout_plan import CRITERIA, Bounds, ChatBaseline, Rollout
+from subak.core.rollout import STREAMING, OverridesIn
+from subak.core.rollout_plan import CRITERIA, MAX_REQUESTS, Bounds, ChatBaseline, Rollout
 from subak.web.admin import AdminRoute, Role, actor_of
 from subak.web.ask import read_body
 from subak.web.problems import json_response
@@ -43,7 +44,8 @@ class FlagRoutes:
         return [
             AdminRoute("GET", "/-/flags", self.all),
             AdminRoute("GET", "/-/flags/{key}", self.one),
-            AdminRoute("PUT", "/-/flags/{key}", self.put),
+            AdminRoute("PUT", "/-/flags/{key}", partial(self.override, replaced)),
+            AdminRoute("PATCH", "/-/flags/{key}", partial(self.override, merged)),
             AdminRoute("GET", "/-/flags/{key}/history", self.history),
             AdminRoute("GET", "/-/rollout", self.rollout),
             AdminRoute("POST", "/-/rollout/start", self.start),
@@ -59,10 +61,12 @@ class FlagRoutes:
         """One flag."""
         return json_response(self._flags.view(request.match_info["key"]))
 
-    async def put(self, request: web.Request) -> web.Response:
-        """Put these overrides in place of a flag's."""
-        wanted = await read_struct(request, Overrides)
-        return json_response(self._flags.override(request.match_info["key"], wanted, actor=actor_of(request)))
+    async def override(self, how: Callable[..., FlagDocument], request: web.Request) -> web.Response:
+        """Put these overrides in place of a flag's, or change those that are named."""
+        wanted = await read_struct(request, OverridesIn)
+        key = request.match_info["key"]
+        self._flags.change(key, partial(how, wanted=wanted, now=self._flags.now()), actor=actor_of(request))
+        return json_response(self._flags.view(key))
 
     async def history(self, request: web.Request) -> web.Response:
         """Who changed a flag, when, from what to what; newest first."""
@@ -96,7 +100,7 @@ class StartIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps: tuple[float, ...] = (5, 25, 50, 100)
     hold_s: Annotated[float, msgspec.Meta(ge=0)] = 86_400
     allow: tuple[str, ...] = ()
-    min_requests: Annotated[int, msgspec.Meta(ge=1)] = 200
+    min_requests: Annotated[int, msgspec.Meta(ge=1, le=MAX_REQUESTS)] = 200
     on_failure: Literal["last-good", "zero"] = "last-good"
     bounds: dict[str, Bounds] = {}
     chat_baseline_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
@@ -190,7 +194,7 @@ async def read_struct(request: web.Request, kind: type[_T], max_bytes: int = MAX
     """
     body = await read_body(request, max_bytes)
     try:
-        return msgspec.json.decode(body, type=kind)
+        return decode_body(body, kind)
     except msgspec.ValidationError as error:
         path = str(error).partition(" - at `")[2].rstrip("`") or "$"
         raise InvalidField(path, _wanted(str(error).partition(" - at")[0])) from None

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from subak.core.errors import InvalidField, NotAcceptable, RequestError
 from subak.core.facts import ClientReported
+from subak.core.json_bodies import decode_body
 from subak.core.json_errors import NOT_JSON
 from subak.relay.hub import Hub
 from subak.web.ask import read_body
@@ -26,7 +27,9 @@ _Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_MS)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 
 
-class _ReportIn(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+class ReportIn(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """What an answer was like for its reader: times in milliseconds, `bytes` of the responses' bodies."""
+
     duration_ms: _Milliseconds
     tokens: _Count
     bytes: _Count
@@ -37,9 +40,6 @@ class _ReportIn(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     inter_token_p50_ms: _Milliseconds | None = None
     inter_token_p95_ms: _Milliseconds | None = None
     inter_token_p99_ms: _Milliseconds | None = None
-
-
-_decode_report = msgspec.json.Decoder(_ReportIn).decode
 
 
 class ReportRoute:
@@ -62,7 +62,7 @@ class ReportRoute:
         return web.Response(status=204, headers={"Cache-Control": "no-store"})
 
 
-async def _report_of(request: web.Request) -> _ReportIn:
+async def _report_of(request: web.Request) -> ReportIn:
     """Read the figures.
 
     Raises:
@@ -71,7 +71,7 @@ async def _report_of(request: web.Request) -> _ReportIn:
     if request.content_type != "application/json":
         raise NotAcceptable("Send the report as application/json.")
     try:
-        return _decode_report(await read_body(request, MAX_BODY_BYTES))
+        return decode_body(await read_body(request, MAX_BODY_BYTES), ReportIn)
     except msgspec.ValidationError as error:
         place = str(error).partition(" - at `")[2].rstrip("`")
         raise InvalidField(place or "$", "the figures of a report: numbers, none below 0") from None

@@ -1,11 +1,14 @@
 """All URLs on one screen, and what every answer has in common."""
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+import msgspec
 from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Middleware
 
 from subak.core.facts import Observer
+from subak.web.assets import MadeAsset
 from subak.web.chat import ChatRoute, keep_native_headers
 from subak.web.connection import LastWord, connection_of, is_ambiguous
 from subak.web.cors import ALLOWED, Cors
@@ -19,6 +22,8 @@ from subak.web.streams import StreamRoutes
 CHAT_STREAM: Final = "/api/v2/bali-zero/chat-stream"
 CHAT: Final = "/api/v2/bali-zero/chat"
 STREAM: Final = "/v1/streams/{stream_id}"
+DOCUMENT: Final = "/openapi.json"
+DOCUMENT_HEADERS: Final = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
 SPEAK_SEED: Final = frozenset({CHAT_STREAM, CHAT})
 """Paths whose clients know the founding document's bodies."""
 
@@ -61,7 +66,9 @@ def make_app(handlers: Handlers, cors: Cors, observer: Observer) -> web.Applicat
     """Give the application: the routes, a preflight for each path, and errors as problems."""
     app = web.Application(middlewares=[_outer(cors, observer)])
     methods: dict[str, list[str]] = {}
-    for method, path, handler in routes(handlers):
+    document = MadeAsset(lambda: _document(table), "application/json", DOCUMENT_HEADERS)
+    table = [*routes(handlers), ("GET", DOCUMENT, document.answer)]
+    for method, path, handler in table:
         methods.setdefault(path, []).append(method)
         app.router.add_route(method, path, handler, expect_handler=_answer_expect)
     for path, allowed in methods.items():
@@ -71,6 +78,12 @@ def make_app(handlers: Handlers, cors: Cors, observer: Observer) -> web.Applicat
     app.on_response_prepare.append(keep_native_headers)
     app.on_response_prepare.append(close_after_oddities)
     return app
+
+
+def _document(table: Iterable[tuple[str, str, Handler]]) -> bytes:
+    from subak.web.openapi_public import public_document  # noqa: PLC0415 - no start waits for it
+
+    return msgspec.json.encode(public_document((method, path) for method, path, _ in table))
 
 
 async def _answer_expect(request: web.Request) -> web.StreamResponse | None:

@@ -273,10 +273,11 @@ def cursor_of(request: web.BaseRequest) -> Cursor | None:
     """Give the cursor that a request names: the header beats the parameter. One that is present is never ignored.
 
     Raises:
-        MalformedCursor: it isn't one.
+        MalformedCursor: one of them isn't one.
     """
-    text = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
-    return Cursor.parse(text) if text else None
+    texts = (request.headers.get("Last-Event-ID"), request.query.get("last_event_id"))
+    cursors = [Cursor.parse(text) for text in texts if text]
+    return cursors[0] if cursors else None
 
 
 def stream_id_of(request: web.Request) -> str:

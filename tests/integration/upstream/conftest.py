@@ -33,7 +33,7 @@ def _is_socket(number: int) -> bool:
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left_behind() -> AsyncIterator[None]:
-    """No task and no socket of a test outlives it by more than five seconds."""
+    """No task and no socket of a test outlives it by more than `PATIENCE_S`."""
     sockets = _open_sockets()
     tasks = asyncio.all_tasks()
     yield

@@ -8,7 +8,21 @@ import pytest
 
 from subak.core.errors import ErrorCode, UpstreamError
 from subak.core.events import Ending, Event, Finished
-from subak.testing import Body, Close, End, Frame, Gate, Head, Raw, Reset, Script, ScriptedUpstream, Stall, Step
+from subak.testing import (
+    PATIENCE_S,
+    Body,
+    Close,
+    End,
+    Frame,
+    Gate,
+    Head,
+    Raw,
+    Reset,
+    Script,
+    ScriptedUpstream,
+    Stall,
+    Step,
+)
 from subak.upstream.http1 import MAX_IDLE_S, MAX_RELEASED_BYTES, Http1Exchange, Http1Limits, tls_context
 from subak.upstream.rag import RagTarget
 from tests.integration.upstream.asking import QUESTION, asking, failure, until
@@ -188,7 +202,7 @@ async def test_a_server_that_closes_what_it_accepts_is_an_error_at_once(
 ) -> None:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, asking(f"http://127.0.0.1:{port}") as asker, asyncio.timeout(5):
+    async with server, asking(f"http://127.0.0.1:{port}") as asker, asyncio.timeout(PATIENCE_S):
         _, ending = await asker.ask()
     # The greeting is read before our request is written, or after it: the loops differ.
     assert ending in [failure(ERROR, "no_response"), failure(ERROR, "bad_head")]
@@ -200,7 +214,7 @@ async def test_the_close_may_come_with_the_end_of_the_tls_handshake(certificates
     server = await asyncio.start_server(_dismiss, "127.0.0.1", 0, ssl=tls)
     url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     target = RagTarget(url=url, ssl_context=tls_context(ca_file=certificates["good"].cert))
-    async with server, asking(target) as asker, asyncio.timeout(5):
+    async with server, asking(target) as asker, asyncio.timeout(PATIENCE_S):
         _, ending = await asker.ask()
     assert ending == failure(ERROR, "no_response")
 

@@ -21,8 +21,8 @@ from tests.trail import written_rows
 from tests.unit.audit.conftest import Desk, DeskMaker
 
 QUEUED: Final = 500
-LATE_S: Final = 0.25
-"""How late the loop may be on a busy machine: far less than the disk hangs."""
+HANGS_S: Final = 2 * PATIENCE_S
+"""How long a disk hangs, in real seconds, that no test lets go on: whoever waits for it lets that test fail."""
 
 
 class HangingStore(SqliteStore):
@@ -37,7 +37,7 @@ class HangingStore(SqliteStore):
     def append(self, batch: Batch) -> None:
         """Commit, once the disk answers."""
         self.is_asked.set()
-        assert self.answers.wait(6 * PATIENCE_S)
+        assert self.answers.wait(HANGS_S)
         super().append(batch)
 
 
@@ -111,19 +111,15 @@ async def test_who_waits_is_told_when_the_record_is_on_disk(open_desk: DeskMaker
 async def test_a_hanging_disk_holds_up_neither_the_loop_nor_who_tells_facts(
     open_desk: DeskMaker, tmp_path: Path
 ) -> None:
-    loop = asyncio.get_running_loop()
+    """The disk hangs until all has been said: who waited for it would never come to let it go on."""
     async with waiters(open_desk, tmp_path, max_queued=MAX_QUEUED) as waiting:
         waiting.hang()
         waiting.begins("st_0")
         await until(waiting.store.is_asked.is_set)
-        worst_s = 0.0
         for number in range(2 * MAX_QUEUED):
-            asked_at = loop.time()
             waiting.desk.hears(StopRequested(f"st_{number}", was_live=True))
             if number % 100 == 0:
                 await asyncio.sleep(0)
-            worst_s = max(worst_s, loop.time() - asked_at)
-        assert worst_s < LATE_S
         assert waiting.told == {}
         assert waiting.desk.log.state.lost == MAX_QUEUED
         waiting.store.answers.set()

@@ -211,12 +211,17 @@ def test_a_part_changes_what_it_names_and_nothing_else() -> None:
     [
         ('{"percentage": 25}', "deny, not_after."),
         ('{"deny": [], "not_after": null}', "percentage."),
-        ('{"off": true}', "percentage, deny, not_after."),
+        ('{"off": false}', "percentage, deny, not_after."),
     ],
 )
 def test_a_whole_that_forgets_whom_the_old_one_kept_out_is_refused(body: str, forgotten: str) -> None:
     with pytest.raises(RestrictionForgotten, match=f"keeps callers out: {forgotten}"):
         replaced(SET, part(body), NOW)
+
+
+def test_a_whole_that_switches_off_is_taken_and_forgets_nothing() -> None:
+    off = replaced(SET, part('{"off": true}'), NOW).overrides
+    assert off == msgspec.structs.replace(SET.overrides, is_off=True)
 
 
 def test_a_whole_that_names_them_replaces_everything() -> None:

@@ -52,6 +52,13 @@ def test_the_age_is_a_deadline() -> None:
     assert subscriber.next_deadline(clock.monotonic()) == clock.monotonic() + 5
 
 
+def test_after_a_stall_a_reader_is_not_left_alone_until_something_else_is_due() -> None:
+    clock = FakeClock()
+    subscriber = make_subscriber(make_log(), clock, times=ReaderTimes(0.2, 0.1, 20, max_age_s=300))
+    clock.advance(1)
+    assert subscriber.next_deadline(clock.monotonic()) == pytest.approx(clock.monotonic() + 0.1)
+
+
 def test_a_reader_that_has_departed_has_no_deadline() -> None:
     clock = FakeClock()
     subscriber = make_subscriber(make_log(), clock)

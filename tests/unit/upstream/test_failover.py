@@ -11,7 +11,7 @@ from subak.core.breaker import BreakerPolicy, BreakerState
 from subak.core.errors import ErrorCode, UpstreamError, UpstreamUnavailable
 from subak.core.events import Failed, Finished
 from subak.core.question import Question
-from subak.testing import FakeClock, RecordingSink
+from subak.testing import PATIENCE_S, FakeClock, RecordingSink
 from subak.upstream.base import Exchange
 from subak.upstream.failover import FailoverUpstream
 from tests.stage import PuppetExchange, PuppetUpstream, refused
@@ -61,7 +61,7 @@ def only(upstream: PuppetUpstream) -> PuppetExchange:
 
 
 async def asked(upstream: PuppetUpstream, count: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while len(upstream.exchanges) < count:  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0)
 

@@ -30,12 +30,8 @@ function listenForFlag(refresh) {
   });
 }
 
-/** Overrides are put as a whole: what isn't changed here stays as it is there. */
-async function override(part) {
-  const path = `/-/flags/${encodeURIComponent(key())}`;
-  const { overrides } = await ask("GET", path);
-  return ask("PUT", path, { ...overrides, ...part });
-}
+/** What isn't changed here stays as it is there. */
+const override = (part) => ask("PATCH", `/-/flags/${encodeURIComponent(key())}`, part);
 
 function listenForRollout(refresh) {
   const told = document.getElementById("rollout-told");
