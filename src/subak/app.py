@@ -47,7 +47,6 @@ from subak.web.advice import Advice
 from subak.web.ask import InputBounds
 from subak.web.callers import Callers
 from subak.web.chat import ChatRoute
-from subak.web.coalescing import Coalescer
 from subak.web.connection import ConnectionTimes, Door
 from subak.web.cors import Cors
 from subak.web.demo import DemoRoutes
@@ -172,7 +171,6 @@ class Gateway:
         self._chat: ChatRoute
         self._cors: Cors
         self._store: MemoryStore
-        self._coalescer: Coalescer
         self.hub: Hub
 
     async def __aenter__(self) -> Self:
@@ -212,7 +210,6 @@ class Gateway:
             await self._replace_answering(settings)
         self.settings = settings
         self.hub.configure(self._answering.upstream, _hub_times(settings))
-        self._coalescer.window_s = settings.server.coalesce_us / 1e6
         self._callers.gate, self._callers.rules = await self._admitting.configure(settings)
         self._streams.configure(self._rules())
         self._cors.configure(settings.http.cors_origins)
@@ -252,7 +249,6 @@ class Gateway:
         await self._open_auditing(stack)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         self._around = Surroundings(self._clock, self.deadlines, tasks)
-        self._coalescer = Coalescer(asyncio.get_running_loop(), settings.server.coalesce_us / 1e6)
         self._answering = await open_answering(settings, self._around)
         stack.push_async_callback(self._close_answering)
         store = self._store = _make_store(settings, self._clock)
@@ -338,13 +334,7 @@ class Gateway:
 
     def _door(self, max_connections: int) -> Door:
         times = ConnectionTimes(unacknowledged_s=self.settings.stream.slow_reader_s)
-        return Door(
-            times,
-            max_connections=max_connections,
-            clock=self._clock,
-            deadlines=self.deadlines,
-            coalescer=self._coalescer,
-        )
+        return Door(times, max_connections=max_connections, clock=self._clock, deadlines=self.deadlines)
 
     async def _listen(self, stack: AsyncExitStack) -> None:
         server = self.settings.server
@@ -393,7 +383,6 @@ class Gateway:
             upstream_retries=lambda: self._servers.retries,
             log_lines_dropped=self._lines_dropped,
             is_draining=lambda: self.hub.is_draining,
-            is_coalescing=lambda: self._coalescer.is_active,
         )
 
     async def _tick(self) -> None:
@@ -405,7 +394,6 @@ class Gateway:
             if late_s > TICK_S:
                 await _let_sockets_be_read()
             descriptors.look()
-            self._coalescer.look()
             self.deadlines.run(self._clock.monotonic())
             due_at = self._clock.monotonic() + TICK_S
             await asyncio.sleep(TICK_S)

@@ -225,10 +225,6 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     backlog: Annotated[
         Annotated[int, Meta(ge=1, le=_MAX_PORT)], _about("Connections that the kernel queues before they are accepted.")
     ] = 1024
-    coalesce_us: Annotated[
-        Annotated[int, Meta(ge=0, le=5000)],
-        _about("How long a busy event loop lets tokens gather, in microseconds: saves CPU; 0 for never."),
-    ] = 500
 
 
 class Admin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

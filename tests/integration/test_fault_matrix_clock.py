@@ -48,7 +48,6 @@ SERVING: Final = {
     "SUBAK_AUDIT__ENABLED": "true",
     "SUBAK_STREAM__HEARTBEAT_S": "0.2",
     "SUBAK_STREAM__COMMENT_S": "0.1",
-    "SUBAK_SERVER__COALESCE_US": "0",  # libfaketime lets no thread sleep whose monotonic clock stays true
 }
 _TIMESTAMP: Final = re.compile(rb'"timestamp":(\d+)\}\n\n')
 

@@ -49,7 +49,7 @@ def line_chart(title: str, axis: Axis, lines: Sequence[Series], marks: Sequence[
     parts = [
         *(_grid(value, top, axis.unit) for value in _ticks(step, top)),
         *(_label(place, text) for place, text in axis.labels),
-        *(_moment(place, text) for place, text in axis.moments),
+        *(_moment(number, place, text) for number, (place, text) in enumerate(axis.moments)),
         *(_mark(mark, top) for mark in drawn),
         *(_line(number, line, axis.places, top) for number, line in enumerate(lines)),
     ]
@@ -97,11 +97,12 @@ def _label(place: float, text: str) -> str:
     return f'<text x="{_x(place)}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _moment(place: float, text: str) -> str:
+def _moment(number: int, place: float, text: str) -> str:
+    """Draw one; each text stands a line below the one before, so that near ones can be read."""
     x = _x(place)
     return (
         f'<line class="moment" x1="{x}" x2="{x}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>'
-        f'<text x="{x + 4}" y="{_TOP + 10}">{escape(text)}</text>'
+        f'<text x="{x + 4}" y="{_TOP + 12 + 13 * number}">{escape(text)}</text>'
     )
 
 

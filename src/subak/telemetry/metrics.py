@@ -120,7 +120,6 @@ GAUGES: Final = _define(
     ("subak_upstream_breaker_state", ("upstream", "state"), "1 for the state that an upstream's breaker is in."),
     ("subak_loop_lag_max_seconds", (), "The event loop's greatest lag in the last minute."),
     ("subak_draining", (), "1 while the process takes no new streams."),
-    ("subak_coalescing", (), "1 while the event loop is busy and lets tokens gather."),
     ("subak_audit_queued_records", (), "Audit records that wait to be committed."),
     ("subak_audit_oldest_record_seconds", (), "How long the oldest of them has waited."),
     ("subak_key_source_up", ("source",), "1 while callers' keys can be read, 0 while those from before go on."),
@@ -256,7 +255,6 @@ def _gauges(present: PresentFigures) -> dict[str, Samples]:
             ((up.name, state), float(up.breaker is state)) for up in present.upstreams for state in BreakerState
         ],
         "subak_draining": _one(present.is_draining),
-        "subak_coalescing": _one(present.is_coalescing),
         "subak_audit_queued_records": _one(None if audit is None else audit.queued),
         "subak_audit_oldest_record_seconds": _one(None if audit is None else audit.oldest_waiting_s),
         "subak_key_source_up": [((keys.source,), float(not keys.problem)) for keys in present.key_sources],

@@ -68,7 +68,6 @@ class Present(NamedTuple):
     upstream_retries: Callable[[], int]
     log_lines_dropped: Callable[[], int]
     is_draining: Callable[[], bool]
-    is_coalescing: Callable[[], bool]
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -179,7 +178,6 @@ class PresentFigures(msgspec.Struct, frozen=True):
     key_sources: tuple[KeySourceState, ...]
     log_lines_dropped: int
     is_draining: bool
-    is_coalescing: bool
     process: ProcessState
 
 
@@ -321,7 +319,6 @@ def present_figures(present: Present) -> PresentFigures:
         key_sources=tuple(present.key_sources()),
         log_lines_dropped=present.log_lines_dropped(),
         is_draining=present.is_draining(),
-        is_coalescing=present.is_coalescing(),
         process=look_at_process(),
     )
 

@@ -34,7 +34,6 @@ from aiohttp.web_protocol import RequestHandler
 from subak.core.clock import Clock
 from subak.core.deadlines import Deadlines
 from subak.core.errors import RequestError, TooSlow
-from subak.web.coalescing import Coalescer
 from subak.web.problems import status_problem
 
 WRITE_BUFFER_BYTES: Final = 64 * 1024
@@ -102,23 +101,14 @@ class ConnectionTimes(msgspec.Struct, frozen=True):
 class Door:
     """What all connections of a listener share: their bounds, their deadlines, and their number."""
 
-    __slots__ = ("clock", "coalescer", "deadlines", "max_connections", "open_count", "refused", "times")
+    __slots__ = ("clock", "deadlines", "max_connections", "open_count", "refused", "times")
 
-    def __init__(
-        self,
-        times: ConnectionTimes,
-        *,
-        max_connections: int,
-        clock: Clock,
-        deadlines: Deadlines,
-        coalescer: Coalescer,
-    ) -> None:
+    def __init__(self, times: ConnectionTimes, *, max_connections: int, clock: Clock, deadlines: Deadlines) -> None:
         """`refused` counts those that found the door full."""
         self.times = times
         self.max_connections = max_connections
         self.clock = clock
         self.deadlines = deadlines
-        self.coalescer = coalescer
         self.open_count = 0
         self.refused = 0
 
@@ -209,7 +199,6 @@ class Connection(RequestHandler):
         """Take what was read; the first byte after an answer begins a new head."""
         if self._is_refused:
             return
-        self._door.coalescer.hurry()
         if self._phase is _Phase.LEAVING or (self._phase is _Phase.IDLE and self._has_unread_body):
             self._drop(len(data))
         elif self._phase is _Phase.IDLE:

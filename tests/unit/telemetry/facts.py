@@ -30,7 +30,6 @@ PRESENT: Final = Present(
     upstream_retries=lambda: 6,
     log_lines_dropped=lambda: 0,
     is_draining=lambda: False,
-    is_coalescing=lambda: False,
 )
 
 
