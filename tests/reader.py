@@ -8,8 +8,7 @@ A server that is right never makes it drop anything or meet a gap; a test looks 
 """
 
 import asyncio
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
@@ -24,7 +23,6 @@ from tests.wire import TERMINAL, Envelope, decode_envelope
 CHAT_STREAM: Final = "/api/v2/bali-zero/chat-stream"
 SILENCE_S: Final = 75.0
 """2.5 heartbeats of 30 s."""
-BACK_OFF_MAX_S: Final = 30.0
 
 _READ_BYTES: Final = 64 * 1024
 _WORTH_RETRYING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -44,7 +42,6 @@ class Reading:
         """The last seq applied."""
         self.parts: list[str] = []
         self.terminal: Envelope | None = None
-        self.retry_ms: int | None = None
         self.applied = 0
         self.dropped = 0
         self.has_gap = False
@@ -80,8 +77,6 @@ class Reading:
 
     def _apply(self, event: SseEvent) -> None:
         assert not self.is_over, "nothing follows the terminal event"
-        if event.retry is not None:
-            self.retry_ms = event.retry
         if event.event == "heartbeat" or self.has_gap:
             return
         envelope = decode_envelope(event.data)
@@ -107,36 +102,18 @@ class Reading:
             self.terminal = envelope
 
 
-Wait = Callable[[int, int | None], float]
-"""How many seconds to wait before attempt n (1, 2, …), when the server last said `retry:` so many milliseconds."""
-
-
-def full_jitter(dice: random.Random) -> Wait:
-    """Give the contract's wait: up to 1 s, 2 s, 4 s, … 30 s, and not less than the server asked for."""
-
-    def wait(attempt: int, retry_ms: int | None) -> float:
-        return max((retry_ms or 0) / 1000, dice.random() * min(BACK_OFF_MAX_S, 2.0 ** (attempt - 1)))
-
-    return wait
-
-
-def at_once(_attempt: int, _retry_ms: int | None) -> float:
-    """Come back without waiting: for tests that cut thousands of lines."""
-    return 0.0
-
-
 @dataclass
 class Reader:
     """Asks a question, and reads its answer to the end through whatever happens to the line.
 
     `fields` is the question, `key` its Idempotency-Key: a question that was cut before its first event is asked with
     the same key again, so that it stays one question. `silence_s`: a line that says nothing for so long is dead.
+    It comes back at once, unless the server says when: tests cut thousands of lines.
     """
 
     url: str
     fields: Mapping[str, object]
     key: str
-    wait: Wait = at_once
     silence_s: float = SILENCE_S
     reading: Reading = field(default_factory=Reading)
     attempts: int = 0
@@ -149,14 +126,11 @@ class Reader:
         Raises:
             GaveUp: the server refused for good.
         """
-        fruitless = 0
         while not self.reading.is_over:
-            had = self.reading.applied
             self.attempts += 1
             retry_after_s = await self._attempt()
-            fruitless = fruitless + 1 if self.reading.applied == had else 1
             if not self.reading.is_over:
-                await asyncio.sleep(max(retry_after_s, self.wait(fruitless, self.reading.retry_ms)))
+                await asyncio.sleep(retry_after_s)
         return self.reading
 
     async def _attempt(self) -> float:

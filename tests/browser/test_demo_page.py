@@ -41,6 +41,16 @@ async def saw_half(visit: Visit) -> None:
     await expect(visit.page.locator("#tokens")).to_have_text("20")
 
 
+async def half_told(visit: Visiting, url: str, backend: ScriptedUpstream) -> tuple[Visit, asyncio.Event]:
+    """Ask, and return once half of the answer has come; the event lets the other half come."""
+    gate = asyncio.Event()
+    backend.scripts = [in_two_halves(gate)]
+    here = await visit(url)
+    await here.ask("Count.")
+    await saw_half(here)
+    return here, gate
+
+
 async def test_the_demo_question_gets_a_sourced_answer_and_one_ending(embedded: str, visit: Visiting) -> None:
     here = await visit(embedded)
     assert await here.page.get_by_label("Your question").input_value() == DEMO_QUESTION
@@ -103,12 +113,8 @@ async def test_a_line_cut_in_mid_flow_resumes_at_its_cursor(embedded: str, visit
 async def test_what_is_said_while_the_line_is_cut_arrives_once(
     scripted: str, backend: ScriptedUpstream, visit: Visiting
 ) -> None:
-    gate = asyncio.Event()
-    backend.scripts = [in_two_halves(gate)]
+    here, gate = await half_told(visit, scripted, backend)
     questions = backend.questions
-    here = await visit(scripted)
-    await here.ask("Count.")
-    await saw_half(here)
     await here.press("Cut the line")
     await here.wait_phase("cut")
     gate.set()
@@ -116,7 +122,7 @@ async def test_what_is_said_while_the_line_is_cut_arrives_once(
     assert await here.text() == "".join(WORDS)
     assert await here.figure("tokens") == "40"
     await expect(here.status).to_have_text("Complete. Asked once, read over 2 connections. (finish_reason: stop)")
-    assert backend.questions == questions + 1
+    assert backend.questions == questions
 
 
 async def test_a_line_that_the_network_loses_resumes_by_itself(
@@ -145,10 +151,7 @@ async def test_a_line_that_the_network_loses_resumes_by_itself(
 async def test_stop_keeps_what_has_come_and_hangs_up_on_the_upstream(
     scripted: str, backend: ScriptedUpstream, visit: Visiting
 ) -> None:
-    backend.scripts = [in_two_halves(asyncio.Event())]
-    here = await visit(scripted)
-    await here.ask("Count.")
-    await saw_half(here)
+    here, _ = await half_told(visit, scripted, backend)
     await here.press("Stop")
     await expect(here.status).to_have_text("Stopped. What had come by then is kept. (finish_reason: cancelled)")
     await backend.connections[-1].wait_closed()
@@ -246,12 +249,8 @@ async def test_an_answer_that_is_gone_keeps_what_had_come(
 async def test_a_tab_that_is_switched_off_catches_up_when_it_is_on_again(
     scripted: str, backend: ScriptedUpstream, visit: Visiting
 ) -> None:
-    gate = asyncio.Event()
-    backend.scripts = [in_two_halves(gate)]
+    here, gate = await half_told(visit, scripted, backend)
     questions = backend.questions
-    here = await visit(scripted)
-    await here.ask("Count.")
-    await saw_half(here)
     await here.press("Switch tab off")
     await here.wait_phase("off")
     before = len(here.requests)
@@ -263,16 +262,12 @@ async def test_a_tab_that_is_switched_off_catches_up_when_it_is_on_again(
     await here.press("Switch tab on")
     await here.wait_phase("ended")
     assert await here.text() == "".join(WORDS) == log.text
-    assert backend.questions == questions + 1
+    assert backend.questions == questions
 
 
 async def test_two_tabs_read_one_answer(scripted: str, backend: ScriptedUpstream, visit: Visiting) -> None:
-    gate = asyncio.Event()
-    backend.scripts = [in_two_halves(gate)]
+    here, gate = await half_told(visit, scripted, backend)
     questions = backend.questions
-    here = await visit(scripted)
-    await here.ask("Count.")
-    await saw_half(here)
     there = await here.second_tab()
     await saw_half(there)
     gate.set()
@@ -280,18 +275,14 @@ async def test_two_tabs_read_one_answer(scripted: str, backend: ScriptedUpstream
         await tab.wait_phase("ended")
         assert await tab.text() == "".join(WORDS)
     assert await there.stream_id() == await here.stream_id()
-    assert backend.questions == questions + 1
+    assert backend.questions == questions
     assert there.complaints == []
 
 
 async def test_another_question_in_the_second_tab_leaves_the_first_its_answer(
     scripted: str, backend: ScriptedUpstream, visit: Visiting
 ) -> None:
-    gate = asyncio.Event()
-    backend.scripts = [in_two_halves(gate)]
-    here = await visit(scripted)
-    await here.ask("Count.")
-    await saw_half(here)
+    here, gate = await half_told(visit, scripted, backend)
     there = await here.second_tab()
     await saw_half(there)
     backend.scripts = [[Head(), *spoken(["Bali"]), DONE, End()]]
@@ -303,18 +294,14 @@ async def test_another_question_in_the_second_tab_leaves_the_first_its_answer(
 
 
 async def test_a_page_that_is_reloaded_reads_on(scripted: str, backend: ScriptedUpstream, visit: Visiting) -> None:
-    gate = asyncio.Event()
-    backend.scripts = [in_two_halves(gate)]
+    here, gate = await half_told(visit, scripted, backend)
     questions = backend.questions
-    here = await visit(scripted)
-    await here.ask("Count.")
-    await saw_half(here)
     await here.page.reload()
     await saw_half(here)
     gate.set()
     await here.wait_phase("ended")
     assert await here.text() == "".join(WORDS)
-    assert backend.questions == questions + 1
+    assert backend.questions == questions
 
 
 async def test_the_line_for_a_shell_reads_the_same_answer(
@@ -419,10 +406,7 @@ def _closed_count(backend: ScriptedUpstream) -> int:
 
 
 async def test_another_question_stops_the_one_before(scripted: str, backend: ScriptedUpstream, visit: Visiting) -> None:
-    backend.scripts = [in_two_halves(asyncio.Event())]
-    here = await visit(scripted)
-    await here.ask("Count.")
-    await saw_half(here)
+    here, _ = await half_told(visit, scripted, backend)
     closed_before = _closed_count(backend)
     backend.scripts = [[Head(), *spoken(["Bali"]), DONE, End()]]
     await here.ask("Where?")

@@ -7,6 +7,7 @@ import pytest
 import uvloop
 
 from tests.integration.gateway import eventually, open_sockets
+from tests.integration.upstream.certificates import Certificate, make_certificate
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -22,3 +23,13 @@ async def nothing_is_left_behind() -> AsyncIterator[None]:
     own = {task for task in (asyncio.current_task(),) if task is not None}  # a fixture runs in a task
     await eventually(lambda: asyncio.all_tasks() - own <= tasks, lambda: f"left: {asyncio.all_tasks() - own - tasks}")
     await eventually(lambda: open_sockets() <= sockets, lambda: f"left: sockets {open_sockets() - sockets}")
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Certificate]:
+    directory = tmp_path_factory.mktemp("certificates")
+    return {
+        "good": make_certificate(directory, "good", "IP:127.0.0.1", 2),
+        "other host": make_certificate(directory, "other", "DNS:elsewhere.example", 2),
+        "expired": make_certificate(directory, "expired", "IP:127.0.0.1", -1),
+    }

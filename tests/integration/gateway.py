@@ -283,7 +283,6 @@ class Client:
         self._reader = reader
         self._writer = writer
         self._parser: _ResponseParser | None = None
-        self._has_ended = False
 
     @classmethod
     @asynccontextmanager

@@ -29,11 +29,6 @@ class Nginx:
         """What it noted of requests."""
         return (self.folder / "access.log").read_text(encoding="utf-8")
 
-    @property
-    def error_log(self) -> str:
-        """What it complained of."""
-        return (self.folder / "error.log").read_text(encoding="utf-8")
-
 
 HttpBlock = Callable[[int, Path], str]
 """What stands in nginx's http block, for a port to listen on and a folder for its files."""

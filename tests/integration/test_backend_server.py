@@ -4,8 +4,8 @@ import asyncio
 import io
 import random
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, closing
 
 import aiohttp
 import msgspec
@@ -30,8 +30,9 @@ JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def answerer() -> ExtractiveAnswerer:
-    return ExtractiveAnswerer(build_index(BUNDLED_LIBRARY))
+def answerer() -> Iterator[ExtractiveAnswerer]:
+    with closing(build_index(BUNDLED_LIBRARY)) as index:
+        yield ExtractiveAnswerer(index)
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ one. A proxy that buffers would wait for ever.
 
 import asyncio
 import re
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import pytest
@@ -112,15 +113,16 @@ async def follow(client: str, server: Nginx) -> Followed:
     return await FOLLOWERS[client](server.url + question_url())
 
 
-@pytest.mark.asyncio(loop_factories=["uvloop"])
-@pytest.mark.parametrize("client", FOLLOWERS)
-async def test_every_client_gets_all_of_an_answer_whose_connection_was_aborted_behind_the_snippet(client: str) -> None:
+async def assert_follows_across_a_cut(
+    client: str, proxy: Callable[[str], HttpBlock], before: Sequence[str], after: Sequence[str]
+) -> None:
+    """The connection is aborted between the two parts of the answer; the client gets both, once."""
     gate = asyncio.Event()
-    script = [Head(), *map(token, HOSTILE), Gate(gate), *map(token, WORDS), DONE, End()]
+    script = [Head(), *map(token, before), Gate(gate), *map(token, after), DONE, End()]
     async with (
         ScriptedUpstream(script) as upstream,
         running(upstream, clock=FakeClock(), **AGE) as gateway,
-        nginx(documented(gateway.url)) as server,
+        nginx(proxy(gateway.url)) as server,
         asyncio.TaskGroup() as tasks,
     ):
         following = tasks.create_task(follow(client, server))
@@ -130,8 +132,14 @@ async def test_every_client_gets_all_of_an_answer_whose_connection_was_aborted_b
         await gateway.observer.wait_for(ReaderAttached, 2)
         gate.set()
         followed = await following
-    assert_saw_all_once(followed, "".join((*HOSTILE, *WORDS)))
+    assert_saw_all_once(followed, "".join((*before, *after)))
     assert upstream.questions == 1
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+@pytest.mark.parametrize("client", FOLLOWERS)
+async def test_every_client_gets_all_of_an_answer_whose_connection_was_aborted_behind_the_snippet(client: str) -> None:
+    await assert_follows_across_a_cut(client, documented, HOSTILE, WORDS)
 
 
 @pytest.mark.parametrize("proxy", ["the documented snippet", "nginx's defaults"])
@@ -157,23 +165,7 @@ async def test_an_aborted_answer_never_looks_complete_behind_nginx(proxy: str) -
 
 @pytest.mark.parametrize("client", ["curl", "eventsource"])
 async def test_an_answer_is_resumed_through_an_nginx_that_speaks_http_1_0(client: str) -> None:
-    gate = asyncio.Event()
-    script = [Head(), *map(token, WORDS[:2]), Gate(gate), *map(token, WORDS[2:]), DONE, End()]
-    async with (
-        ScriptedUpstream(script) as upstream,
-        running(upstream, clock=FakeClock(), **AGE) as gateway,
-        nginx(bare(gateway.url)) as server,
-        asyncio.TaskGroup() as tasks,
-    ):
-        following = tasks.create_task(follow(client, server))
-        await gateway.observer.wait_for(ReaderAttached)
-        await upstream.wait_questions(1)
-        gateway.pass_time(10)
-        await gateway.observer.wait_for(ReaderAttached, 2)
-        gate.set()
-        followed = await following
-    assert_saw_all_once(followed, "".join(WORDS))
-    assert upstream.questions == 1
+    await assert_follows_across_a_cut(client, bare, WORDS[:2], WORDS[2:])
 
 
 async def test_curl_behind_an_nginx_that_speaks_http_1_0_ends_with_18_when_the_answer_is_not_over() -> None:

@@ -21,11 +21,12 @@ from subak.core.errors import ErrorCode
 from subak.core.events import Ending, Failed, Finished, FinishReason
 from subak.core.question import Question
 from subak.testing import FakeClock, RecordingSink
-from subak.upstream.openai import OpenAiRequests, OpenAiTarget
+from subak.upstream.openai import OpenAiRequests, OpenAiTarget, OpenAiUpstream
 from subak.upstream.openai_chat import OpenAiChat
 from tests.integration.gateway import CHAT, data_of, get, post, question_url, terminal_of, text_of
 from tests.integration.gateway import running as gateway_before
-from tests.integration.upstream.asking_model import ModelAsker, asking_model, bearer
+from tests.integration.upstream.asking import Asker
+from tests.integration.upstream.asking_model import asking_model, bearer
 from tests.litellm import STAMP, ensure_litellm
 from tests.settings import child_environment
 
@@ -254,7 +255,7 @@ async def test_questions_share_a_connection(proxy: Proxy) -> None:
         assert asker.upstream.client.connections_opened == 1
 
 
-async def _first_word_then_all(asker: ModelAsker, proxy: Proxy, how: str) -> tuple[RecordingSink, Ending]:
+async def _first_word_then_all(asker: Asker[OpenAiUpstream], proxy: Proxy, how: str) -> tuple[RecordingSink, Ending]:
     """Ask the origin; what comes after its first word is sent when that has arrived here."""
     proxy.go_on.clear()
     _, sink = await asker.open(Question(how))

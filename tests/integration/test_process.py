@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import socket
+import sys
 import tempfile
 from contextlib import AsyncExitStack
 
@@ -25,6 +26,7 @@ from tests.integration.gateway import (
     parse_frames,
     process,
     question_url,
+    spawned,
     terminal_of,
     text_of,
 )
@@ -49,6 +51,19 @@ async def test_serve_ends_cleanly_on_a_signal(number: signal.Signals) -> None:
             "drain_started",
             "drain_ended",
         ]
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&-"])
+async def test_a_process_that_was_given_no_stdout_serves_and_ends_cleanly(closed: str) -> None:
+    command = ["sh", "-c", f'exec "$0" -m subak serve {closed}', sys.executable]
+    async with spawned(command, dict(SERVING)) as subak:
+        url = await subak.url()
+        assert terminal_of((await ask(url, "GET", question_url())).frames).type == "done"
+        subak.signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE_S):
+            code, _, err = await subak.ended()
+    assert code == 0, err
+    assert "Traceback" not in err
 
 
 async def test_streaming_is_off_by_default_and_it_says_so() -> None:

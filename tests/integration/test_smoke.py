@@ -101,6 +101,9 @@ def unspoilt(answer: Spoilt) -> None:
 
 TERMINAL: Final = rb"id: \S+\nevent: message\ndata: \{\"type\":\"done\".*"
 SECOND: Final = rb"id: \S+\.2\n.*?\n\n"
+FLOOD: Final = (b": " + b"x" * 1_000_000 + b"\n\n") * 68
+"""Comments after the end."""
+NO_NUMBER: Final = b"\nsubak_build_info 1\nsubak_streams_opened_total many\n"
 ASK: Final = f"GET {CHAT_STREAM}"
 POST: Final = f"POST {CHAT_STREAM}"
 
@@ -139,6 +142,9 @@ POST: Final = f"POST {CHAT_STREAM}"
         ([Check.CHAT], {f"POST {CHAT}": with_header("X-RateLimit-Limit", "9")}, r"answered 200"),
         ([*ASKED, Check.LIMIT_HEADERS], {POST: without("X-RateLimit-Reset")}, r"X-RateLimit-Reset none"),
         ([*ASKED, Check.LIMIT_HEADERS], {POST: with_header("X-RateLimit-Remaining", "6")}, r"X-RateLimit-Remaining 6"),
+        ([*ASKED, Check.LIMIT_HEADERS], {POST: with_header("X-RateLimit-Limit", "9" * 5000)}, r"-Limit none"),
+        ([Check.FLAG, Check.STREAM_GET], {ASK: replacing(rb"\Z", FLOOD)}, r"more than 67108864 bytes"),
+        ([Check.METRICS], {"GET /metrics": answers(200, NO_NUMBER)}, r"GET /metrics answered 200"),
         ([Check.METRICS], {"GET /metrics": answers(401)}, r"GET /metrics answered 401"),
         ([Check.METRICS], {"GET /metrics": answers(200, b"hello")}, r"GET /metrics answered 200"),
     ],
@@ -153,6 +159,24 @@ async def test_what_a_gateway_does_wrong_is_told_by_the_check_for_it(
     assert re.search(seen, finding.detail)
     assert finding.expected
     assert finding.fix
+
+
+async def test_what_a_server_says_can_not_command_the_terminal() -> None:
+    effect = {"GET /-/flags": answers(200, b'{"effect": "on\\u001b]0;for all\\u0007\\u009b31m"}')}
+    async with running() as gateway, smoking(gateway, effect) as (course, _):
+        finding = await looked_at(course, Check.FLAG)
+    assert "the flag is on ]0;for all" in finding.detail
+    assert finding.detail.isprintable()
+
+
+@pytest.mark.parametrize("time", ["2099-01-01T00:00:00", "2000-01-01T00:00:00Z"])
+@pytest.mark.parametrize("date", ["Mon, 23 Nov 2026 10:00:00 -0000", "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"])
+async def test_rows_and_dates_of_any_form_are_told_and_break_nothing(time: str, date: str) -> None:
+    row = {"time": time, "operation": "security.rate_limit_violation", "core": {"code": "rate_limited"}}
+    spoils = {"GET /-/audit": answers(200, json.dumps({"rows": [row]}).encode(), date=date)}
+    async with running() as gateway, smoking(gateway, spoils, Wants("Hi", recorded_s=0)) as (course, _):
+        course.is_limited = True
+        assert (await looked_at(course, Check.AUDIT_VIOLATION)).status is Status.FAILED
 
 
 async def test_a_line_that_is_cut_is_told_as_such() -> None:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
@@ -42,6 +42,8 @@ _BASE62: Final = string.digits + string.ascii_letters
 _ID_CHARS: Final = 10
 _SECRET_CHARS: Final = 32
 
+_Time: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
+
 
 class KeyFileError(OSError):
     """The file of keys can't be used. The text says which file, and what to do."""
@@ -56,11 +58,11 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     id: str
     name: str
-    digest: str
-    created_at: datetime
+    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    created_at: _Time
     user: str | None = None
-    expires_at: datetime | None = None
-    revoked_at: datetime | None = None
+    expires_at: _Time | None = None
+    revoked_at: _Time | None = None
 
     def status(self, now: datetime) -> str:
         """Give `active`, `revoked` or `expired`."""

@@ -211,7 +211,7 @@ class FlagStore:
         """
         with _translated():
             rows = self._connection.execute(
-                f"SELECT {_COLUMNS} FROM history WHERE ?1 IS NULL OR key = ?1 ORDER BY number DESC LIMIT ?2",  # noqa: S608
+                f"SELECT {_COLUMNS} FROM history WHERE key = ifnull(?, key) ORDER BY number DESC LIMIT ?",  # noqa: S608
                 (key, limit),
             ).fetchall()
         return [_change_of(row) for row in rows]

@@ -94,7 +94,7 @@ class JwksTerms(NamedTuple):
 
 
 class Jwks:
-    """The keys behind one URL (`jwt.KeySource`), kept fresh by the shared ticker. `fetches` counts the attempts."""
+    """The keys behind one URL (`jwt.KeySource`), kept fresh by the shared ticker."""
 
     __slots__ = (
         "_algorithms",
@@ -110,7 +110,6 @@ class Jwks:
         "_tried_at",
         "_url",
         "_watch",
-        "fetches",
         "revision",
     )
 
@@ -142,7 +141,6 @@ class Jwks:
         self._site_of = site_of
         self._watch = KeyWatch(JWKS, observer, "never_fetched")
         self.revision = 0
-        self.fetches = 0
 
     @property
     def state(self) -> KeySourceState:
@@ -195,7 +193,6 @@ class Jwks:
 
     def _start(self) -> asyncio.Task[None]:
         self._tried_at = self._clock.monotonic()
-        self.fetches += 1
         self._fetch = self._tasks.create_task(self._fetch_and_take())
         return self._fetch
 

@@ -349,9 +349,11 @@ class AuditLog:
             self._writer.write(Record(Operation.SEAL))
             self._note_change()
         if self._changed_at is not None and self._is_due(self._changed_at + SEAL_AFTER_S):
-            self._failed_seals += 1  # unless the next line comes back
-            self._writer.seal()
-            self._failed_seals -= 1
+            try:
+                self._writer.seal()
+            except BaseException:
+                self._failed_seals += 1
+                raise
             self._changed_at = None
 
     def _note_change(self) -> None:

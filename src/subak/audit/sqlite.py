@@ -9,6 +9,7 @@ from subak.audit.errors import StoreDamaged
 from subak.audit.records import Row
 from subak.audit.sqlite_files import (
     WriterLock,
+    closed_on_failure,
     connect_reader,
     connect_writer,
     is_wal_empty_after_truncation,
@@ -33,7 +34,8 @@ class SqliteReader:
         self._path = path
         self._sql = named_sql("sqlite.sql")
         self._connection = self._connect()
-        self.origin = self._origin()
+        with closed_on_failure(self._connection):
+            self.origin = self._origin()
 
     def base(self) -> StoredBase:
         """Give what stands for pruned rows."""
@@ -174,12 +176,11 @@ class SqliteStore(SqliteReader):
         self._lock.close()
 
     def _connect(self) -> sqlite3.Connection:
-        connection = connect_writer(self._path)
-        with translated(self._path):
+        with translated(self._path), closed_on_failure(connect_writer(self._path)) as connection:
             migrate(connection, "sqlite")
             if connection.execute(self._sql["origin"]).fetchone() is None:
                 connection.execute(self._sql["name_origin"], (self._wanted,))
-        return connection
+            return connection
 
 
 def _conditions(query: Query) -> tuple[str, list[object]]:

@@ -42,25 +42,35 @@ def translated(path: Path) -> Iterator[None]:
         raise StoreDamaged(f"{path}: {error}. Keep the file, and put the log back from its back-up.") from error
 
 
+@contextmanager
+def closed_on_failure(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Close a connection where what is done inside fails: nobody has it yet who could."""
+    try:
+        yield connection
+    except BaseException:
+        connection.close()
+        raise
+
+
 def connect_writer(path: Path) -> sqlite3.Connection:
     """Open a file to write, made with mode 0600: WAL, every commit on disk, deleted content overwritten."""
     with translated(path):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", f"busy_timeout={_BUSY_MS}"):
-            connection.execute(f"PRAGMA {pragma}").fetchall()
-        return connection
+        with closed_on_failure(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as connection:
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", f"busy_timeout={_BUSY_MS}"):
+                connection.execute(f"PRAGMA {pragma}").fetchall()
+            return connection
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
     """Open a file to read, beside its writer. It sees what was committed when it read first."""
     with translated(path):
-        connection = sqlite3.connect(
-            f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-        )
-        connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}").fetchall()
-        connection.execute("BEGIN")
-        return connection
+        name = f"file:{quote(str(path))}?mode=ro"
+        opened = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
+        with closed_on_failure(opened) as connection:
+            connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}").fetchall()
+            connection.execute("BEGIN")
+            return connection
 
 
 @contextmanager

@@ -4,7 +4,10 @@ This module knows each command's name and one line, and imports its file when th
 stays fast. It is also the root at which every failure ends as lines and an exit code: 0, 1, or 2 for wrong usage.
 """
 
+import os
+import sys
 from importlib import import_module
+from pathlib import Path
 
 import rich_click as click
 from click.exceptions import Exit
@@ -87,4 +90,15 @@ def cli(ctx: click.RichContext, /) -> None:
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    _fill_in_streams()
     cli(prog_name="subak")
+
+
+def _fill_in_streams() -> None:
+    """Put nothing in the place of a standard stream that was closed.
+
+    Otherwise a file or a socket gets its number, whatever is printed goes there, and uvloop aborts when it closes it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - for as long as we run

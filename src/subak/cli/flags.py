@@ -22,6 +22,7 @@ from subak.admission.flag_store import FlagStore
 from subak.cli.options import config_option, debug_option, json_option, load_settings
 from subak.cli.output import print_json
 from subak.cli.running import ask_gateway, ask_gateway_option
+from subak.client.wire import printable
 from subak.clocks import SystemClock
 from subak.core.errors import InvalidField
 from subak.core.flag_state import FlagChange, FlagDocument, FlagView, overridden, view_of
@@ -202,7 +203,7 @@ def list_flags(gateway_url: str | None, config: str | None, *, as_json: bool) ->
         print_json({**looked.at, "flags": msgspec.to_builtins(views)})
         return
     for view in views:
-        click.echo(f"{view.key}  {view.effect}")
+        click.echo(printable(f"{view.key}  {view.effect}"))
     click.echo(looked.said, err=True)
 
 
@@ -269,6 +270,8 @@ def set_flag(
     loaded = _loaded(config)
     change = partial(_changed, clear=clear, wanted=wanted)
     with flags_to_change(loaded.settings) as store:
+        if not (clear or wanted["percentage"] is not None or wanted["switch"] == "off"):
+            store.check()  # of lost flags the rest says who is let in or kept out besides, and all others would be in
         store.change(flag, change, actor=actor(), now=datetime.now(UTC))
         view = _view(flag, store.documents(), loaded.settings)
     _print_view(view, _looked_here(loaded), as_json=as_json)
@@ -292,7 +295,7 @@ def history(flag: str, config: str | None, *, limit: int, as_json: bool) -> None
         click.echo("Nothing was ever changed.")
     for change in changes:
         why = f"  ({change.why})" if change.why else ""
-        click.echo(f"{change.at:%Y-%m-%d %H:%M:%SZ}  {change.actor}  {change.summary}{why}")
+        click.echo(printable(f"{change.at:%Y-%m-%d %H:%M:%SZ}  {change.actor}  {change.summary}{why}"))
 
 
 def _changed(
@@ -371,9 +374,9 @@ def _print_view(view: FlagView, looked: _Looked, *, as_json: bool) -> None:
     if as_json:
         print_json({**looked.at, **msgspec.to_builtins(view)})
         return
-    click.echo(f"{view.key}  {view.effect}")
+    click.echo(printable(f"{view.key}  {view.effect}"))
     for name, value in _lines(view):
-        click.echo(f"  {name:<12} {value}")
+        click.echo(printable(f"  {name:<12} {value}"))
     click.echo(looked.said, err=True)
 
 

@@ -207,6 +207,7 @@ def _given_bounds(options: dict[str, float | None]) -> Iterator[tuple[str, Bound
 
 def _apply(flag: str, settings: Settings, change: Callable[[FlagDocument], FlagDocument], *, as_json: bool) -> None:
     with flags_to_change(settings) as store:
+        store.check()  # lost flags are said anew first: a rollout knows nothing of whom they kept out
         document = store.change(flag, change, actor=actor(), now=datetime.now(UTC))
     _print(flag, document.rollout, None, as_json=as_json)
 

@@ -2,15 +2,20 @@
 
 import asyncio
 from http import HTTPStatus
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 import rich_click as click
 
 from subak import __version__
 from subak.cli.options import admin_token, base_url
+from subak.client.wire import shown
 from subak.core.errors import SubakError
+from subak.core.json_errors import NOT_JSON
 from subak.settings import Settings
+
+if TYPE_CHECKING:  # looking without a gateway needs no HTTP client
+    from aiohttp import StreamReader
 
 ANSWER_S: Final = 10.0
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
@@ -44,7 +49,7 @@ def ask_gateway(url: str, path: str, settings: Settings, kind: type[_T]) -> _T:
     body = asyncio.run(_get(url, path, token))
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except NOT_JSON as error:
         raise GatewaySilent(f"What answers at {url} is no gateway of this version ({__version__}).") from error
 
 
@@ -60,9 +65,20 @@ async def _get(url: str, path: str, token: str) -> bytes:
         ):
             if response.status != HTTPStatus.OK:
                 raise GatewaySilent(f"The gateway at {url} answered {response.status}{_meaning(response.status)}.")
-            return await response.content.read(MAX_ANSWER_BYTES)
+            return await _whole(response.content, url)
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise GatewaySilent(f"No gateway answers at {url} ({str(error) or type(error).__name__}).") from error
+        why = shown(str(error)) or type(error).__name__
+        raise GatewaySilent(f"No gateway answers at {url} ({why}).") from error
+
+
+async def _whole(content: "StreamReader", url: str) -> bytes:
+    """Read a body to its end. Raises: GatewaySilent: it is past its bound."""
+    body = bytearray()
+    while chunk := await content.readany():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise GatewaySilent(f"What answers at {url} says more than {MAX_ANSWER_BYTES} bytes: it is no gateway.")
+    return bytes(body)
 
 
 def _meaning(status: int) -> str:

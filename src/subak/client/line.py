@@ -4,6 +4,7 @@ A connection of one's own lasts for one request: whatever is left of it is close
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ CHAT_STREAM: Final = "/api/v2/bali-zero/chat-stream"
 STREAMS: Final = "/v1/streams"
 _EVENT_STREAM: Final = "text/event-stream"
 _REFUSAL_BYTES: Final = 64 * 1024
+_SECONDS: Final = re.compile(r"[0-9]{1,18}")
 
 Fields = Mapping[str, object]
 """The question's members as in PROTOCOL §2."""
@@ -265,11 +267,11 @@ def retry_after_s(value: str | None, now: datetime | None = None) -> float | Non
     """Read a `Retry-After`, seconds or a date (RFC 9110 §10.2.3); None without a valid one."""
     if value is None:
         return None
-    if value.strip().isdecimal():
+    if _SECONDS.fullmatch(value.strip()):
         return float(value)
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if at.tzinfo is None:
         at = at.replace(tzinfo=UTC)

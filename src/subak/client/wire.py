@@ -109,5 +109,10 @@ def refusal_of(status: int, body: bytes, retry_after_s: float | None) -> Refusal
 
 
 def shown(text: str) -> str:
-    """Give foreign text so that it can stand in a line of a log or on a terminal."""
-    return "".join(char if char.isprintable() else " " for char in text[:_MESSAGE_CHARS])
+    """Give foreign text, as far as it is bounded, so that it can stand in a line of a log or on a terminal."""
+    return printable(text[:_MESSAGE_CHARS])
+
+
+def printable(text: str) -> str:
+    """Give foreign text of any length with a blank for all that a terminal might obey."""
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -56,7 +56,7 @@ class Seen(NamedTuple):
 
 
 class Unmet(Exception):
-    """Something else came than should have. Texts of others are printable and bounded in it."""
+    """Something else came than should have. Texts of others in it are made printable where it becomes a finding."""
 
     def __init__(self, came: str, *, expected: str, fix: str) -> None:
         super().__init__(came)

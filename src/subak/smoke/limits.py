@@ -1,5 +1,6 @@
 """The checks of how often one may ask: the headers that tell it, and, where somebody wants it, the refusal itself."""
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
@@ -14,6 +15,7 @@ from subak.smoke.line import Reply
 MOST_QUESTIONS: Final = 100
 """A higher limit isn't run into."""
 _NAMES: Final = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _NO_LIMIT: Final = "no limit holds for this caller: limits.enabled is false, or the key is one of API_KEYS_INTERNAL"
 _TRUE: Final = "true X-RateLimit-Limit, -Remaining and -Reset"
 _TAKEN_OUT: Final = "a proxy in between takes headers out, or sets its own of these names"
@@ -25,7 +27,7 @@ def quota_of(reply: Reply) -> Quota | None:
     texts = [reply.headers.get(name) for name in _NAMES]
     if not any(texts):
         return None
-    return Quota(*(int(text) if text and text.isascii() and text.isdecimal() else -1 for text in texts))
+    return Quota(*(int(text) if text and _NUMBER.fullmatch(text) else -1 for text in texts))
 
 
 async def check_headers(course: Course) -> Seen:
@@ -104,6 +106,6 @@ def _judge_refusal(reply: Reply, asked: int, limit: int) -> Seen:
 
 
 def _is_seconds(retry_after: str, body: Mapping[str, object]) -> bool:
-    is_number = retry_after.isascii() and retry_after.isdecimal() and int(retry_after) > 0
+    is_number = _NUMBER.fullmatch(retry_after) is not None and int(retry_after) > 0
     is_told = body.get("error") == "RATE_LIMIT_EXCEEDED" and str(body.get("retryAfter")) == retry_after
     return is_number and is_told

@@ -20,6 +20,7 @@ from subak.smoke.findings import Unmet
 CONNECT_S: Final = 10.0
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 MAX_EVENT_BYTES: Final = 8 * 1024 * 1024
+MAX_STREAM_BYTES: Final = 64 * 1024 * 1024
 _EVENT_STREAM: Final = "text/event-stream"
 _FIXES: Final[Mapping[int, str]] = {
     401: "give credentials that hold: --header @FILE",
@@ -160,8 +161,12 @@ async def _read(
     """Let `reader` read; give the time of the first token in milliseconds."""
     decoder = SseDecoder(max_line_bytes=MAX_EVENT_BYTES, max_event_bytes=MAX_EVENT_BYTES)
     first_token_ms = None
+    size_bytes = 0
     try:
         async for chunk in response.content.iter_any():
+            size_bytes += len(chunk)
+            if size_bytes > MAX_STREAM_BYTES:
+                raise Unmet(f"more than {MAX_STREAM_BYTES} bytes", expected="an answer", fix="is this URL a Subak's?")
             for event in decoder.feed(chunk):
                 reader.take(event)
                 if first_token_ms is None and reader.tokens:

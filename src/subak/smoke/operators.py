@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 
 
 class _Row(msgspec.Struct):
-    time: datetime
+    time: Annotated[datetime, msgspec.Meta(tz=True)]
     operation: str
     core: dict[str, object]
 
@@ -104,9 +104,10 @@ async def _search(desk: Line, **wanted: str) -> tuple[list[_Row], datetime]:
 
 def _date_of(reply: Reply) -> datetime:
     try:
-        return parsedate_to_datetime(reply.headers.get("Date", ""))
-    except ValueError:
+        date = parsedate_to_datetime(reply.headers.get("Date", ""))
+    except (ValueError, OverflowError):
         return datetime.now(UTC)
+    return date.replace(tzinfo=date.tzinfo or UTC)
 
 
 # --- the metrics --------------------------------------------------------------------------------------
@@ -136,7 +137,10 @@ async def counts(desk: Line) -> Counts:
     if reply.status != HTTPStatus.OK or "\nsubak_build_info" not in text:
         raise reply.unmet("200 with the metrics of a Subak", _ANOTHER)
     names = ("subak_streams_opened_total", "subak_chat_answers_total", "subak_refusals_total")
-    return Counts(*(_sum(text, name) for name in names))
+    try:
+        return Counts(*(_sum(text, name) for name in names))
+    except ValueError:
+        raise reply.unmet("counters with numbers", _ANOTHER) from None
 
 
 def _sum(text: str, name: str) -> float:

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 import aiohttp
 
+from subak.client.wire import shown
 from subak.doctor.line import advice_on
 from subak.smoke.course import Course, Wants
 from subak.smoke.findings import Check, Finding, NotChecked, Report, Seen, Status, Unmet
@@ -95,13 +96,13 @@ async def _look(course: Course, check: Check) -> Finding:
     try:
         seen = await _LOOKS[check](course)
     except Unmet as unmet:
-        return Finding(check, Status.FAILED, unmet.came, unmet.expected, unmet.fix)
+        return Finding(check, Status.FAILED, shown(unmet.came), shown(unmet.expected), unmet.fix)
     except NotChecked as why:
         return Finding(check, Status.NOT_CHECKED, str(why))
     except (aiohttp.ClientError, OSError) as error:
         course.is_out_of_reach = check is Check.ALIVE
         return _lost(check, error)
-    return Finding(check, Status.OK, seen.detail, figures=seen.figures)
+    return Finding(check, Status.OK, shown(seen.detail), figures=seen.figures)
 
 
 def _lost(check: Check, error: aiohttp.ClientError | OSError) -> Finding:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Mapping
+from io import TextIOWrapper
 from typing import Final, Literal, Protocol, TextIO
 
 import msgspec
@@ -29,6 +30,8 @@ class LineWriter:
     def __init__(self, target: TextIO, *, max_lines: int = QUEUE_LINES) -> None:
         """Start the thread that writes to `target`."""
         self.dropped = 0
+        if isinstance(target, TextIOWrapper):  # one character unknown to its encoding would take all lines along
+            target.reconfigure(errors="replace")
         self._target = target
         self._max_lines = max_lines
         self._lines: deque[str] = deque()

@@ -29,7 +29,7 @@ from subak.audit.inspection import (
 )
 from subak.audit.keys import KeyFileError
 from subak.audit.log import AuditLog
-from subak.audit.orders import ORDERS, Authority, BadOrder, Disclose, Moment, Order
+from subak.audit.orders import ORDERS, Authority, BadOrder, CheckpointOut, Disclose, HoldOut, Moment, Order
 from subak.audit.proofs import NoProof, prove
 from subak.audit.records import Personal, Subject
 from subak.audit.retention import Exported, Held
@@ -144,7 +144,7 @@ class AuditRoutes:
         if len(rows) > MAX_EXPORTED:
             raise TooLarge(f"There are more than {MAX_EXPORTED} rows: run `subak audit export` on the machine.")
         await self._carry_out(request, Disclose("export", len(rows), wanted.why))
-        return json_response({"subject": wanted.subject, "rows": rows})
+        return json_response(ExportOut(wanted.subject, rows))
 
     async def proof(self, request: web.Request) -> web.Response:
         """Prove that a row stands in the log (`audit.proofs`): `?size=` chooses the checkpoint."""
@@ -158,13 +158,13 @@ class AuditRoutes:
         newest = await self._read(lambda reader: reader.checkpoint_at_most(_NEWEST))
         if newest is None:
             raise NotThere("Nothing is sealed yet.")
-        return json_response({"size": newest.size, "note": newest.note})
+        return json_response(CheckpointOut(newest.size, newest.note))
 
     async def holds(self, request: web.Request) -> web.Response:
         """Give the holds in force."""
         del request
         now_ms = self._trail.clock.time_ms()
-        return json_response({"holds": await self._read(lambda reader: list(holds_in(reader, now_ms=now_ms)))})
+        return json_response(Holds(await self._read(lambda reader: list(holds_in(reader, now_ms=now_ms)))))
 
     async def look_at_prune(self, request: web.Request) -> web.Response:
         """Give what a pruning would delete now."""
@@ -237,6 +237,19 @@ class ExportIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     subject: str
     why: str = ""
+
+
+class ExportOut(msgspec.Struct, frozen=True):
+    """Everything that is kept about a subject."""
+
+    subject: str
+    rows: list[Exported]
+
+
+class Holds(msgspec.Struct, frozen=True):
+    """The holds in force."""
+
+    holds: list[HoldOut]
 
 
 class Verification:

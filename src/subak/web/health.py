@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Literal
 
+import msgspec
 from aiohttp import HttpVersion11, web
 
 from subak.core.envelope import encode_heartbeat
@@ -20,6 +21,15 @@ MAX_PROBES: Final = 16
 """Probes at one time; further ones get 503. Each takes two seconds."""
 
 
+class Health(msgspec.Struct, frozen=True):
+    """How the process is; all but `status` only with `?verbose`."""
+
+    status: Literal["ok", "draining"]
+    live_streams: int | msgspec.UnsetType = msgspec.UNSET
+    readers: int | msgspec.UnsetType = msgspec.UNSET
+    advice: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
 class HealthRoutes:
     """`/livez`, `/livez/stream` and `/readyz`."""
 
@@ -32,7 +42,7 @@ class HealthRoutes:
     async def live(self, request: web.Request) -> web.Response:
         """The event loop runs: 200."""
         del request
-        return json_response({"status": "ok"})
+        return json_response(Health("ok"))
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Three heartbeats, a second apart, then a clean end: for `subak doctor`, which measures the gaps.
@@ -49,15 +59,11 @@ class HealthRoutes:
 
     async def ready(self, request: web.Request) -> web.Response:
         """New streams are welcome: 200; 503 while draining. `?verbose` tells more, wrong settings included."""
-        is_ready = not self._hub.is_draining
-        body: dict[str, object] = {"status": "ok" if is_ready else "draining"}
+        health, status = (Health("draining"), 503) if self._hub.is_draining else (Health("ok"), 200)
         if "verbose" in request.query:
-            body |= {
-                "live_streams": self._hub.live_count,
-                "readers": self._hub.reader_count,
-                "advice": [*self._advice.texts.values(), *advice_on_keys(self._key_sources())],
-            }
-        return json_response(body, status=200 if is_ready else 503)
+            advice = (*self._advice.texts.values(), *advice_on_keys(self._key_sources()))
+            health = Health(health.status, self._hub.live_count, self._hub.reader_count, advice)
+        return json_response(health, status=status)
 
     async def _send_probe(self, request: web.Request) -> web.StreamResponse:
         response = EventStreamResponse(headers=STREAM_HEADERS)

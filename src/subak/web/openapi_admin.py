@@ -8,7 +8,6 @@ import msgspec
 
 from subak.admission.flag_store import FlagsUnusable
 from subak.admission.limiter import Figures
-from subak.admission.rollout import RolloutStatus
 from subak.audit.inspection import OLD_NAMES, Claim, Page, Search
 from subak.audit.operations import Operation as Recorded
 from subak.audit.orders import (
@@ -29,7 +28,6 @@ from subak.audit.orders import (
     Seal,
 )
 from subak.audit.proofs import Proof
-from subak.audit.retention import Exported
 from subak.core.errors import (
     AuditUnavailable,
     Forbidden,
@@ -42,66 +40,18 @@ from subak.core.errors import (
     TooSlow,
     Unauthenticated,
 )
-from subak.core.flag_state import FlagChange, FlagView, RestrictionForgotten, RolloutConflict
+from subak.core.flag_state import FlagView, RestrictionForgotten, RolloutConflict
 from subak.core.rollout import OverridesIn, UnknownFlag
-from subak.core.rollout_plan import Rollout
 from subak.telemetry.errors import ErrorsSnapshot
 from subak.telemetry.history import History
 from subak.telemetry.stats import ConnectionsSnapshot, Snapshot
 from subak.web.admin import AdminRoute, Role
-from subak.web.audit import Conflict, ExportIn, LogDamaged, NotThere
-from subak.web.openapi import JSON, Answer, Body, Face, Object, Operation, Problem, document, header, parameter
-from subak.web.openapi_public import BARE
-from subak.web.ops import AuthEventIn, StartIn
-from subak.web.problems import PROBLEM_TYPE
+from subak.web.audit import Conflict, ExportIn, ExportOut, Holds, LogDamaged, NotThere
+from subak.web.openapi import JSON, Answer, Body, Face, Object, Operation, document, parameter
+from subak.web.openapi_shared import BARE, HEADERS, IF_NONE_MATCH, TEXT, file
+from subak.web.ops import AuthEventIn, FlagHistory, FlagList, Leaving, RolloutOut, RolloutSeen, StartIn
 
 _FLAG: Final = "ENABLE_SSE_STREAMING"
-
-
-# --- bodies ---------------------------------------------------------------------------------------
-
-
-class Flags(msgspec.Struct):
-    """Every flag."""
-
-    flags: tuple[FlagView, ...]
-
-
-class FlagHistory(msgspec.Struct):
-    """Changes, the newest first."""
-
-    changes: tuple[FlagChange, ...]
-
-
-class RolloutOut(msgspec.Struct):
-    """The rollout as it stands now."""
-
-    rollout: Rollout | None
-
-
-class RolloutSeen(RolloutOut):
-    """The rollout as it stands, and the figures that it was last judged by."""
-
-    seen: RolloutStatus | None
-
-
-class Leaving(msgspec.Struct):
-    """The process takes no more streams."""
-
-    status: Literal["draining"]
-
-
-class ExportOut(msgspec.Struct):
-    """Everything that is kept about a subject."""
-
-    subject: str
-    rows: tuple[Exported, ...]
-
-
-class Holds(msgspec.Struct):
-    """The holds in force."""
-
-    holds: tuple[HoldOut, ...]
 
 
 class Finding(msgspec.Struct):
@@ -144,8 +94,6 @@ class Verification(msgspec.Struct):
     report: Verdict | msgspec.UnsetType = msgspec.UNSET
     message: str | msgspec.UnsetType = msgspec.UNSET
 
-
-# --- what takes part in several operations --------------------------------------------------------
 
 _CALLER: Final = (Unauthenticated, RateLimited)
 _CHANGE: Final = (Forbidden, NotAcceptable)
@@ -202,18 +150,14 @@ def _order(kind: type[Order], gives: type, example: object) -> Operation:
     )
 
 
-def _file(id_: str, summary: str, *media_types: str, parameters: tuple[str, ...] = ()) -> Operation:
-    answers = {
-        200: Answer("The file.", (Body(str, media_types),), ("ETag",)),
-        304: Answer("It is the one that `If-None-Match` names.", headers=("ETag",)),
-        404: Answer("There is no such file.", (Body(Problem, (PROBLEM_TYPE,)),)),
-    }
-    return Operation(id_, summary, "page", answers, _CALLER, (*parameters, "IfNoneMatch"), security=_OPERATOR)
+def _guarded(operation: Operation) -> Operation:
+    """Give what somebody else may answer to everybody as it is here."""
+    return operation._replace(errors=_CALLER, security=_OPERATOR)
 
 
 def _redirect(id_: str) -> Operation:
     answers = {302: Answer("To `/-/`.", headers=("Location",))}
-    return Operation(id_, "To the operations page.", "page", answers, _CALLER, security=_OPERATOR)
+    return _guarded(Operation(id_, "To the operations page.", "page", answers))
 
 
 _BEGINNINGS: Final = {f"{name[:place]}.*" for name in Recorded for place in range(len(name)) if name[place] == "."}
@@ -247,8 +191,6 @@ _ORDERS_GIVE: Final[dict[type[Order], tuple[type, object]]] = {
 }
 
 
-# --- the operations -------------------------------------------------------------------------------
-
 _OPERATIONS: Final = {
     ("GET", "/metrics"): _look(
         "readMetrics",
@@ -273,7 +215,7 @@ _OPERATIONS: Final = {
         InvalidField,
         parameters=("After",),
     ),
-    ("GET", "/-/flags"): _look("readFlags", "Every flag, and for whom it is on.", "flags", Flags, FlagsUnusable),
+    ("GET", "/-/flags"): _look("readFlags", "Every flag, and for whom it is on.", "flags", FlagList, FlagsUnusable),
     ("GET", "/-/flags/{key}"): _look(
         "readFlag", "One flag.", "flags", FlagView, UnknownFlag, FlagsUnusable, parameters=("FlagKey",)
     ),
@@ -398,17 +340,24 @@ _OPERATIONS: Final = {
     ("GET", "/"): _redirect("home"),
     ("GET", "/-"): _redirect("homeWithoutSlash"),
     ("GET", "/-/"): _look("page", "The operations page.", "page", str, FlagsUnusable, media_types=("text/html",)),
-    ("GET", "/-/static/{name}"): _file(
-        "file", "The page's files.", "text/javascript", "text/css", "image/svg+xml", parameters=("FileName",)
+    ("GET", "/-/static/{name}"): _guarded(
+        file(
+            "file",
+            "The page's files.",
+            "page",
+            "text/javascript",
+            "text/css",
+            "image/svg+xml",
+            parameters=("FileName",),
+        )
     ),
-    ("GET", "/-/openapi.json"): _file("openapi", "This document.", JSON),
+    ("GET", "/-/openapi.json"): _guarded(file("openapi", "This document.", "page", JSON)),
 }
 
-_TEXT: Final = {"type": "string"}
 _PLACE: Final = {"type": "string", "pattern": "^[0-9]{1,19}$"}
 _PARAMETERS: Final = {
-    "FlagKey": parameter("path", "key", "The flag's name.", _TEXT, example=_FLAG),
-    "FileName": parameter("path", "name", "The file's name.", _TEXT, example="ops.css"),
+    "FlagKey": parameter("path", "key", "The flag's name.", TEXT, example=_FLAG),
+    "FileName": parameter("path", "name", "The file's name.", TEXT, example="ops.css"),
     "Seq": parameter("path", "seq", "The row's place, from 0.", _PLACE, example="0"),
     "Size": parameter(
         "query", "size", "By the checkpoint over so many rows, instead of the first that has it.", _PLACE
@@ -419,7 +368,7 @@ _PARAMETERS: Final = {
         "Only what is newer, in milliseconds since the epoch.",
         {"type": "string", "pattern": "^[0-9]{1,16}$"},
     ),
-    "IfNoneMatch": parameter("header", "If-None-Match", "The ETag of what the caller has.", _TEXT),
+    "IfNoneMatch": IF_NONE_MATCH,
     **{
         f"Search-{name}": parameter("query", name, "As in the body of `POST /-/audit/search`.", schema)
         for name, schema in _SEARCHED.items()
@@ -441,12 +390,7 @@ ADMIN: Final = Face(
         "page": "The operations page and its files, and this document.",
     },
     parameters=_PARAMETERS,
-    headers={
-        "Location": header("Where it is.", {"type": "string", "format": "uri-reference"}, required=True),
-        "ETag": header("Tells this version from all others.", _TEXT, required=True),
-        "Retry-After": header("Seconds to wait.", {"type": "integer", "minimum": 0}),
-        "WWW-Authenticate": header("What credentials are taken.", _TEXT, required=True),
-    },
+    headers=HEADERS,
     security_schemes={
         "bearer": {"type": "http", "scheme": "bearer", "description": "`X-Subak-Actor` may say who acts."},
         "basic": {"type": "http", "scheme": "basic", "description": "The user name is who acts."},

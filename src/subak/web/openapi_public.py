@@ -47,6 +47,7 @@ from subak.core.events import FinishReason
 from subak.core.lifecycle import OnDisconnect
 from subak.relay.hub import StopResult, StreamState
 from subak.web.ask import LABEL_BYTES, QuestionIn
+from subak.web.health import Health
 from subak.web.openapi import (
     EVENTS,
     JSON,
@@ -56,51 +57,18 @@ from subak.web.openapi import (
     Face,
     Object,
     Operation,
-    Problem,
     document,
     header,
     parameter,
 )
 from subak.web.openapi_events import CURSOR, Heartbeat, ServerSentEvent, StreamEvent
+from subak.web.openapi_shared import BARE, HEADERS, IF_NONE_MATCH, TEXT, file
 from subak.web.problems import PROBLEM_TYPE
 from subak.web.report import ReportIn
+from subak.web.streams import Features, StreamLinks, Ticket
 
 _ID: Final = "st_7Qk2mZ0b9XcVnTq4LwRy8sDfGhJk"
 _QUESTION: Final = {"query": "What documents do I need for a B211A visa?", "user_role": "member"}
-
-
-# --- bodies ---------------------------------------------------------------------------------------
-
-
-class StreamLinks(msgspec.Struct):
-    """Where a new stream is read, looked at and stopped. The id alone opens an anonymous stream: keep it secret."""
-
-    id: str
-    events_url: str
-    status_url: str
-    stop_url: str
-
-
-class Features(msgspec.Struct):
-    """Whether this caller could stream now."""
-
-    sse: bool
-
-
-class Ticket(msgspec.Struct):
-    """A ticket, and the seconds within which its first use must come."""
-
-    ticket: str
-    expires_in: int
-
-
-class Health(msgspec.Struct):
-    """How the process is; all but `status` only with `?verbose`."""
-
-    status: Literal["ok", "draining"]
-    live_streams: int | msgspec.UnsetType = msgspec.UNSET
-    readers: int | msgspec.UnsetType = msgspec.UNSET
-    advice: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class FlagOff(msgspec.Struct):
@@ -126,8 +94,6 @@ class QuestionMissing(msgspec.Struct):
 
     error: str
 
-
-# --- what takes part in several operations --------------------------------------------------------
 
 _AT_MS: Final = 1_795_359_600_123
 _ANSWER: Final = encode_preface(1840) + encode_frames(
@@ -206,20 +172,6 @@ _ASKED: Final = Body(
 )
 
 
-def _file(id_: str, summary: str, *media_types: str, parameters: tuple[str, ...] = ()) -> Operation:
-    return Operation(
-        id_,
-        summary,
-        "files",
-        {
-            200: Answer("The file.", (Body(str, media_types),), ("ETag",)),
-            304: Answer("It is the one that `If-None-Match` names.", headers=("ETag",)),
-            404: Answer("There is no such file.", (Body(Problem, (PROBLEM_TYPE,)),)),
-        },
-        parameters=(*parameters, "IfNoneMatch"),
-    )
-
-
 def _stop(id_: str) -> Operation:
     return Operation(
         id_,
@@ -231,8 +183,6 @@ def _stop(id_: str) -> Operation:
         security=_CREDENTIALS,
     )
 
-
-# --- the operations -------------------------------------------------------------------------------
 
 _OPERATIONS: Final = {
     ("GET", "/api/v2/bali-zero/chat-stream"): Operation(
@@ -379,21 +329,21 @@ _OPERATIONS: Final = {
         parameters=("Verbose",),
     ),
     ("GET", "/"): Operation("home", "To the demo page.", "files", {302: Answer("To `/demo`.", headers=("Location",))}),
-    ("GET", "/demo"): _file("demo", "A page to ask in.", "text/html"),
-    ("GET", "/static/{name}"): _file(
+    ("GET", "/demo"): file("demo", "A page to ask in.", "files", "text/html"),
+    ("GET", "/static/{name}"): file(
         "file",
         "The browser clients, and the page's files.",
+        "files",
         "text/javascript",
         "text/css",
         "text/html",
         "image/svg+xml",
         parameters=("FileName",),
     ),
-    ("GET", "/openapi.json"): _file("openapi", "This document.", JSON),
+    ("GET", "/openapi.json"): file("openapi", "This document.", "files", JSON),
 }
 
 _PRINTABLE: Final = "[!-~]([ -~]{0,253}[!-~])?"
-_TEXT: Final = {"type": "string"}
 _LABEL: Final = {"type": "string", "pattern": "^[A-Za-z0-9._-]{0,128}$"}
 _CURSOR: Final = {"type": "string", "pattern": f"^({CURSOR})?$"}
 _INTEGER: Final = {"type": "integer", "minimum": 0}
@@ -405,7 +355,7 @@ _PARAMETERS: Final = {
         "The stream's id.",
         {"type": "string", "pattern": "^st_[A-Za-z0-9_-]{28}$"},
     ),
-    "FileName": parameter("path", "name", "The file's name.", _TEXT, example="subak-client.js"),
+    "FileName": parameter("path", "name", "The file's name.", TEXT, example="subak-client.js"),
     "Query": parameter("query", "query", "The question.", _QUERY, required=True, example="What is a KITAS?"),
     "UserEmail": parameter("query", "user_email", "Not other than what the credentials say.", _LABEL_TEXT),
     "UserRole": parameter(
@@ -437,10 +387,10 @@ _PARAMETERS: Final = {
         "query",
         "on_gap",
         "`snapshot`: where the cursor's place has gone, begin with all text so far instead of 409 or 410.",
-        _TEXT,
+        TEXT,
         example="snapshot",
     ),
-    "Verbose": parameter("query", "verbose", "Its presence asks for more.", _TEXT, allowEmptyValue=True),
+    "Verbose": parameter("query", "verbose", "Its presence asks for more.", TEXT, allowEmptyValue=True),
     "LastEventId": parameter(
         "header", "Last-Event-ID", "Go on behind this event; `.0` is the beginning. Never ignored.", _CURSOR
     ),
@@ -454,7 +404,7 @@ _PARAMETERS: Final = {
         "least 22 characters.",
         {"type": "string", "pattern": f"^{_PRINTABLE}$"},
     ),
-    "XConnectionId": parameter("header", "x-connection-id", "A label for log lines, echoed.", _TEXT),
+    "XConnectionId": parameter("header", "x-connection-id", "A label for log lines, echoed.", TEXT),
     "XUserId": parameter(
         "header",
         "x-user-id",
@@ -463,23 +413,20 @@ _PARAMETERS: Final = {
     ),
     "XSessionId": parameter("header", "x-session-id", "Passed on to the backend.", _LABEL),
     "XContinuityId": parameter("header", "x-continuity-id", "Passed on to the backend.", _LABEL),
-    "Traceparent": parameter("header", "traceparent", "W3C Trace Context; one that isn't valid is ignored.", _TEXT),
-    "IfNoneMatch": parameter("header", "If-None-Match", "The ETag of what the caller has.", _TEXT),
+    "Traceparent": parameter("header", "traceparent", "W3C Trace Context; one that isn't valid is ignored.", TEXT),
+    "IfNoneMatch": IF_NONE_MATCH,
 }
 _RESPONSE_HEADERS: Final = {
-    "Subak-Stream-Id": header("The stream's id.", _TEXT, required=True),
-    "Location": header("Where it is.", {"type": "string", "format": "uri-reference"}, required=True),
-    "X-Connection-ID": header("The connection's label.", _TEXT, required=True),
-    "Subak-Resumed-From": header("The cursor behind which this response begins.", _TEXT),
+    **HEADERS,
+    "Subak-Stream-Id": header("The stream's id.", TEXT, required=True),
+    "X-Connection-ID": header("The connection's label.", TEXT, required=True),
+    "Subak-Resumed-From": header("The cursor behind which this response begins.", TEXT),
     "Idempotent-Replayed": header("The key was known: nothing was asked anew.", {"const": "true"}),
-    "Retry-After": header("Seconds to wait.", _INTEGER),
     "X-RateLimit-Limit": header("How many requests the window holds.", _INTEGER),
     "X-RateLimit-Remaining": header("How many are left.", _INTEGER),
     "X-RateLimit-Reset": header("The epoch second at which the next one is admitted.", _INTEGER),
-    "RateLimit-Policy": header("The IETF's form of the policy, with `limits.ietf_headers`.", _TEXT),
-    "RateLimit": header("The IETF's form of how it stands, with `limits.ietf_headers`.", _TEXT),
-    "WWW-Authenticate": header("What credentials are taken.", _TEXT, required=True),
-    "ETag": header("Tells this version from all others.", _TEXT, required=True),
+    "RateLimit-Policy": header("The IETF's form of the policy, with `limits.ietf_headers`.", TEXT),
+    "RateLimit": header("The IETF's form of how it stands, with `limits.ietf_headers`.", TEXT),
 }
 _LINKS: Final[dict[str, Object]] = {
     name: {
@@ -488,15 +435,6 @@ _LINKS: Final[dict[str, Object]] = {
         "description": "On the stream that was asked for.",
     }
     for name in _USES
-}
-BARE: Final = {
-    400: "The request is malformed, or two parties could read it differently.",
-    414: "The URL is too long.",
-    417: "The expectation isn't known.",
-    431: "The headers are too large.",
-    500: "A defect.",
-    503: "There is no room for another connection or probe.",
-    505: "No HTTP/1.",
 }
 PUBLIC: Final = Face(
     title="Subak",

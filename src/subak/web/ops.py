@@ -10,9 +10,21 @@ from aiohttp import web
 
 from subak.admission.flags import Flags
 from subak.admission.jwt import MAX_CLAIM_CHARS, is_id, user_principal_id
+from subak.admission.rollout import RolloutStatus
 from subak.core.errors import InvalidField, RequestError
 from subak.core.facts import AuthReported, Observer, Person
-from subak.core.flag_state import FlagDocument, aborted, kept, merged, paused, replaced, resumed, started
+from subak.core.flag_state import (
+    FlagChange,
+    FlagDocument,
+    FlagView,
+    aborted,
+    kept,
+    merged,
+    paused,
+    replaced,
+    resumed,
+    started,
+)
 from subak.core.json_bodies import decode_body
 from subak.core.json_errors import NOT_JSON
 from subak.core.principal import Claims
@@ -33,7 +45,7 @@ Look = Callable[[], object]
 class FlagRoutes:
     """`/-/flags` and `/-/rollout`: for whom streaming is on."""
 
-    def __init__(self, flags: Flags, look_at_rollout: Look) -> None:
+    def __init__(self, flags: Flags, look_at_rollout: Callable[[], RolloutStatus | None]) -> None:
         """`look_at_rollout` gives what the controller last saw, None before it has."""
         self._flags = flags
         self._look_at_rollout = look_at_rollout
@@ -55,7 +67,7 @@ class FlagRoutes:
     async def all(self, request: web.Request) -> web.Response:
         """Every flag."""
         del request
-        return json_response({"flags": self._flags.views()})
+        return json_response(FlagList(self._flags.views()))
 
     async def one(self, request: web.Request) -> web.Response:
         """One flag."""
@@ -70,12 +82,12 @@ class FlagRoutes:
 
     async def history(self, request: web.Request) -> web.Response:
         """Who changed a flag, when, from what to what; newest first."""
-        return json_response({"changes": self._flags.history(request.match_info["key"], limit=_HISTORY)})
+        return json_response(FlagHistory(self._flags.history(request.match_info["key"], limit=_HISTORY)))
 
     async def rollout(self, request: web.Request) -> web.Response:
         """The gradual rollout as it stands, and the figures that it was last judged by."""
         del request
-        return json_response({"rollout": self._flags.view(STREAMING).rollout, "seen": self._look_at_rollout()})
+        return json_response(RolloutSeen(self._flags.view(STREAMING).rollout, self._look_at_rollout()))
 
     async def start(self, request: web.Request) -> web.Response:
         """Begin a gradual rollout."""
@@ -88,7 +100,37 @@ class FlagRoutes:
 
     def _change(self, request: web.Request, change: Callable[[FlagDocument], FlagDocument]) -> web.Response:
         self._flags.change(STREAMING, change, actor=actor_of(request))
-        return json_response({"rollout": self._flags.view(STREAMING).rollout})
+        return json_response(RolloutOut(self._flags.view(STREAMING).rollout))
+
+
+class FlagList(msgspec.Struct, frozen=True):
+    """Every flag."""
+
+    flags: list[FlagView]
+
+
+class FlagHistory(msgspec.Struct, frozen=True):
+    """Changes, the newest first."""
+
+    changes: list[FlagChange]
+
+
+class RolloutOut(msgspec.Struct, frozen=True):
+    """The rollout as it stands now."""
+
+    rollout: Rollout | None
+
+
+class RolloutSeen(RolloutOut, frozen=True):
+    """The rollout as it stands, and the figures that it was last judged by."""
+
+    seen: RolloutStatus | None
+
+
+class Leaving(msgspec.Struct, frozen=True):
+    """The process takes no more streams."""
+
+    status: Literal["draining"]
 
 
 class StartIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -153,7 +195,7 @@ def drain_route(on_drain: Callable[[], None]) -> AdminRoute:
     async def drain(request: web.Request) -> web.Response:
         del request
         on_drain()
-        return json_response({"status": "draining"}, status=202)
+        return json_response(Leaving("draining"), status=202)
 
     return AdminRoute("POST", "/-/drain", drain)
 

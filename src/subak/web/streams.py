@@ -4,6 +4,7 @@ Every way in follows one order: who calls; then a cursor beats a key beats the q
 no flag and no quota for questions; only a question that would be asked anew goes through the whole gate.
 """
 
+import asyncio
 import random
 from collections.abc import Mapping
 from functools import partial
@@ -57,6 +58,28 @@ class StreamRules(msgspec.Struct, frozen=True):
     auth: AuthRules
     secret: bytes
     trace_ratio: float | None = None
+
+
+class StreamLinks(msgspec.Struct, frozen=True):
+    """Where a new stream is read, looked at and stopped. The id alone opens an anonymous stream: keep it secret."""
+
+    id: str
+    events_url: str
+    status_url: str
+    stop_url: str
+
+
+class Features(msgspec.Struct, frozen=True):
+    """Whether this caller could stream now."""
+
+    sse: bool
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """A ticket, and the seconds within which its first use must come."""
+
+    ticket: str
+    expires_in: int
 
 
 class _Call(NamedTuple):
@@ -141,7 +164,7 @@ class StreamRoutes:
     async def features(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/features: whether this caller could stream now; costs nothing."""
         call = await self._enter(request, "GET features")
-        return json_response({"sse": self._gate.may_stream(call.caller)})
+        return json_response(Features(self._gate.may_stream(call.caller)))
 
     async def ticket(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/tickets: what a native EventSource, which can send no header, proves itself with."""
@@ -149,8 +172,7 @@ class StreamRoutes:
         if TICKET_USED in request:
             raise Unauthenticated(Reason.MISSING_CREDENTIALS)
         _note(request, await self._gate.admit_resume(call.caller))
-        issued = self._callers.tickets.issue(call.caller.principal)
-        return json_response({"ticket": issued.ticket, "expires_in": issued.expires_in_s}, status=201)
+        return json_response(Ticket(*self._callers.tickets.issue(call.caller.principal)), status=201)
 
     async def _enter(self, request: web.Request, route: str) -> _Call:
         cursor = cursor_of(request)
@@ -239,6 +261,7 @@ class StreamRoutes:
         return keyed_digest(self._rules.secret, "likeness", principal.id.encode(), _fields(question))
 
     async def _send_opened(self, call: _Call, opened: Opened) -> web.StreamResponse:
+        await asyncio.sleep(0)  # the question goes out first: the response is made while the upstream thinks
         principal = call.caller.principal
         attachment = await self._hub.attach(
             opened.stream_id, None, principal, connection_id=call.connection_id, expires_at=self._expiry_of(call)
@@ -318,14 +341,9 @@ def _note(request: web.Request, headers: Mapping[str, str]) -> None:
     request[EXTRA_HEADERS] = dict(headers)
 
 
-def _links(stream_id: str) -> dict[str, str]:
+def _links(stream_id: str) -> StreamLinks:
     status_url = f"/v1/streams/{stream_id}"
-    return {
-        "id": stream_id,
-        "events_url": f"{status_url}/events",
-        "status_url": status_url,
-        "stop_url": f"{status_url}/stop",
-    }
+    return StreamLinks(stream_id, f"{status_url}/events", status_url, f"{status_url}/stop")
 
 
 def _stream_headers(call: _Call, stream_id: str) -> dict[str, str]:

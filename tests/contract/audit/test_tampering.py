@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -268,7 +269,8 @@ def test_s74_a_damaged_page_is_a_finding_and_no_crash(written: AuditStage) -> No
         pytest.skip("a file under a running server; PostgreSQL's own checksums are for that")
     path = written.place.path
     written.writer.close()
-    page_bytes: int = sqlite3.connect(path).execute("PRAGMA page_size").fetchone()[0]
+    with closing(sqlite3.connect(path)) as connection:
+        page_bytes: int = connection.execute("PRAGMA page_size").fetchone()[0]
     content = bytearray(path.read_bytes())
     for page in range(1, len(content) // page_bytes):
         damaged = bytes(content[: page * page_bytes]) + b"\xff" * 64 + bytes(content[page * page_bytes + 64 :])

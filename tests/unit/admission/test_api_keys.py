@@ -1,5 +1,6 @@
 """The file of API keys: what is kept, who may write, what happens when it is damaged."""
 
+import json
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -119,6 +120,18 @@ def test_a_truncated_file_is_told_and_nothing_is_written_over_it(tmp_path: Path,
         with pytest.raises(KeyFileError, match=r"api-keys\.json: this is no file of API keys, or only a part"):
             use()
     assert (tmp_path / FILE).read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("digest", "é" * 64), ("digest", "0" * 63), ("created_at", "2026-01-01T00:00:00")]
+)
+def test_a_value_that_no_key_has_is_told_and_fails_no_request(tmp_path: Path, name: str, value: str) -> None:
+    KeyStore(tmp_path).create("ci", now=NOW)
+    file = json.loads((tmp_path / FILE).read_text())
+    file["keys"][0][name] = value
+    (tmp_path / FILE).write_text(json.dumps(file))
+    with pytest.raises(KeyFileError, match="this is no file of API keys"):
+        ApiKeys(tmp_path)
 
 
 def test_a_running_gateway_keeps_its_keys_when_the_file_is_damaged_and_takes_the_mended_one(tmp_path: Path) -> None:

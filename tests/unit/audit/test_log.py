@@ -159,6 +159,15 @@ async def test_a_change_is_sealed_within_a_second(running: RunningLog) -> None:
     assert len(running.stage.notes) == published + 1
 
 
+async def test_a_seal_that_is_being_made_is_no_failed_one(running: RunningLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(running.stage.writer, "_publish", lambda _note: seen.append(running.log.state.failed_seals))
+    await running.log.submit(end_of()).wait()
+    running.clock.advance(0.9)
+    await running.until(lambda: bool(seen))
+    assert seen == [0]
+
+
 async def test_rows_are_sealed_by_the_thousand_without_waiting_for_time(running: RunningLog) -> None:
     tickets = [running.log.submit(end_of()) for _ in range(2500)]
     await tickets[-1].wait()

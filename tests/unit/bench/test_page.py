@@ -71,3 +71,11 @@ def test_a_chart_shows_limits_that_fit_and_breaks_where_nothing_is_known() -> No
     assert chart.count('<line class="limit"') == 1
     assert '<text x="50" ' in chart
     assert ">200 ms</text>" in chart
+
+
+def test_moments_of_a_chart_are_lines_with_a_name_below_one_another() -> None:
+    axis = Axis([0.0, 1.0], [], "ms", [(0.5, "<deploy>"), (0.52, "roll-back")])
+    chart = line_chart("x", axis, [Series("p50", [1.0, 2.0])])
+    assert chart.count('class="moment"') == 2
+    assert 'y="26">&lt;deploy&gt;<' in chart
+    assert 'y="39">roll-back<' in chart

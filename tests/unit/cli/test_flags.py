@@ -1,7 +1,11 @@
 """`subak flags`: what operators set, see and are told."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -188,6 +192,28 @@ def test_flags_that_were_lost_are_shown_to_nobody_as_on_and_can_be_said_anew(run
     assert run("flags", "show").exit_code == 0
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("flags", "set", "--allow", "user:7"),
+        ("flags", "set", "--on"),
+        ("flags", "set", "--forget", "user:7", "--not-after", "2030-01-01"),
+        ("rollout", "start", "--steps", "5,100"),
+    ],
+)
+def test_of_lost_flags_nothing_is_said_anew_that_lets_in_who_was_kept_out(
+    run: Run, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    run("flags", "set", "--percentage", "5", "--deny", "user:42")
+    (tmp_path / ".subak" / "flags.db").unlink()
+    for args in (command, ("flags", "show")):
+        result = run(*args)
+        assert result.exit_code == 1
+        assert "say anew for whom streaming is on" in result.stderr.replace("\n", " ")
+    assert run("flags", "set", "--off", "--allow", "user:7").exit_code == 0
+    assert overrides(run)["off"] is True
+
+
 def test_a_state_that_is_none_is_told(run: Run, tmp_path: Path) -> None:
     (tmp_path / ".subak").mkdir()
     (tmp_path / ".subak" / "flags.db").write_text("x" * 4096, encoding="utf-8")
@@ -215,3 +241,64 @@ def test_a_gateway_that_can_not_be_asked_is_told(run: Run) -> None:
         assert "No gateway answers at http://127.0.0.1:9" in result.stderr
     assert run("flags", "show", "--for", "user:1", *gateway).exit_code == 2
     assert run("flags", "show", "--gateway", "127.0.0.1").exit_code == 2
+
+
+@contextmanager
+def answering(body: bytes) -> Iterator[str]:
+    """Run a server that says this to everything; give its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def asked(run: Run, *command: str, of: str) -> tuple[int, str, str]:
+    result = run("flags", *command, "--gateway", of, SUBAK_ADMIN__TOKEN="an-admin-token-of-our-own")
+    return result.exit_code, result.stdout, result.stderr
+
+
+def view(effect: str, *deny: str) -> dict[str, object]:
+    overrides = {"deny": deny}
+    return {"key": "X", "is_permitted": True, "effect": effect, "overrides": overrides, "rollout": None}
+
+
+def test_a_gateways_long_lists_are_read_to_their_end(run: Run) -> None:
+    many = [f"user:{number:0200}" for number in range(10_000)]
+    with answering(json.dumps(view("on for everybody", *many)).encode()) as url:
+        code, stdout, stderr = asked(run, "show", of=url)
+    assert (code, stderr) == (0, f"Asked the gateway at {url}\n")
+    assert all(each in stdout for each in many)
+
+
+@pytest.mark.parametrize("body", [b" " * (5 << 20), b'{"key": ' + b"[" * 100_000, b"hello"])
+def test_what_is_no_gateway_is_told(run: Run, body: bytes) -> None:
+    with answering(body) as url:
+        for command in ("list", "show"):
+            code, stdout, stderr = asked(run, command, of=url)
+            assert (code, stdout) == (1, "")
+            assert f"What answers at {url}" in stderr
+            assert "no gateway" in stderr
+
+
+def test_what_a_gateway_says_can_not_command_the_terminal(run: Run) -> None:
+    said = view("on\x1b]0;for all\x07", "user:\x9b2J", "user:\u202e")
+    with answering(json.dumps({"flags": [said], **said}).encode()) as url:
+        for command in ("list", "show"):
+            code, stdout, _ = asked(run, command, of=url)
+            assert code == 0
+            assert "on ]0;for all" in stdout
+            assert stdout.replace("\n", "").isprintable()

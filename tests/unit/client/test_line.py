@@ -40,6 +40,9 @@ def test_a_base_url_or_that_of_a_route_will_do(url: str, ask_url: str, streams_u
         ("Mon, 23 Nov 2026 06:00:30 GMT", 30.0),
         ("Mon, 23 Nov 2026 05:00:00 GMT", 0.0),
         ("Mon, 23 Nov 2026 06:00:30 -0000", 30.0),
+        ("Mon, 23 Nov 99999999999999999999 06:00:30 GMT", None),
+        ("9" * 400, None),
+        ("٣", None),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:

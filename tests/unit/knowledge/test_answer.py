@@ -12,12 +12,8 @@ from subak.core.question import Question, Turn
 from subak.knowledge.answer import Answer, ExtractiveAnswerer, asked_for, compose, is_answered, pieces_of
 from subak.knowledge.dialect import Piece, Source
 from subak.knowledge.documents import SENTENCE_END
-from subak.knowledge.index import BUNDLED_LIBRARY, Index, build_index
-
-
-@pytest.fixture(scope="module")
-def library() -> Index:
-    return build_index(BUNDLED_LIBRARY)
+from subak.knowledge.index import BUNDLED_LIBRARY, Index
+from tests.unit.knowledge.conftest import Indexed
 
 
 def ask(index: Index, query: str, *before: Turn) -> Answer:
@@ -154,8 +150,8 @@ def test_what_the_assistant_said_is_no_question(library: Index) -> None:
     assert ask(library, "And then?", assistant("KITAS KITAS KITAS")).sources == ()
 
 
-async def test_the_same_question_gives_the_same_pieces(library: Index) -> None:
-    again = build_index(BUNDLED_LIBRARY)
+async def test_the_same_question_gives_the_same_pieces(library: Index, indexed: Indexed) -> None:
+    again = indexed(BUNDLED_LIBRARY)
     assert await pieces(library, "What is a KITAS?") == await pieces(again, "What is a KITAS?")
 
 
@@ -192,18 +188,18 @@ def test_sources_have_the_members_of_the_contract(library: Index) -> None:
     assert source["snippet"].endswith(" …")
 
 
-def test_a_source_without_a_date_leaves_the_member_out(tmp_path: Path) -> None:
+def test_a_source_without_a_date_leaves_the_member_out(indexed: Indexed, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Rice is watered in turns.")
-    answer = ask(build_index(tmp_path), "How is rice watered?")
+    answer = ask(indexed(tmp_path), "How is rice watered?")
     assert answer.text == "Rice is watered in turns. [1]"
     assert answer.sources == (Source("a (a.txt)", "Rice is watered in turns.", answer.sources[0].similarity),)
     assert b"dateLastCrawled" not in msgspec.json.encode(answer.sources)
 
 
-def test_of_a_long_passage_the_sentences_that_fit_are_picked_in_their_order(tmp_path: Path) -> None:
+def test_of_a_long_passage_the_sentences_that_fit_are_picked_in_their_order(indexed: Indexed, tmp_path: Path) -> None:
     filler = " ".join(f"Filler sentence number {number} says nothing." for number in range(20))
     (tmp_path / "a.txt").write_text(f"Opening words. {filler} Zebras eat grass. {filler[:200]} Zebras sleep standing.")
-    text = ask(build_index(tmp_path), "zebras").text
+    text = ask(indexed(tmp_path), "zebras").text
     assert text.index("Zebras eat grass.") < text.index("Zebras sleep standing.")
     assert text.count("Filler") <= 2
 
@@ -234,8 +230,8 @@ def test_the_library_covers_what_people_ask_about() -> None:
     assert len(pages) >= 24
 
 
-def test_of_many_documents_some_are_named_and_the_others_counted(tmp_path: Path) -> None:
+def test_of_many_documents_some_are_named_and_the_others_counted(indexed: Indexed, tmp_path: Path) -> None:
     for number in range(50):
         (tmp_path / f"page-{number:02}.txt").write_text("Rice.")
-    text = ask(build_index(tmp_path), "xyzzy").text
+    text = ask(indexed(tmp_path), "xyzzy").text
     assert text.endswith("; page 39; and 10 more.")

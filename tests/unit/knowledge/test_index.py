@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from subak.knowledge.documents import Document, Excerpt
 from subak.knowledge.index import BUNDLED_LIBRARY, INLINE_PASSAGES, Bounds, Index, LibraryError, build_index
+from tests.unit.knowledge.conftest import Indexed
 
 HOSTILE = [
     '"',
@@ -29,11 +31,6 @@ HOSTILE = [
     "𝕂𝕀𝕋𝔸𝕊 ＫＩＴＡＳ",
     "\u202ekitas\u2028visa",
 ]
-
-
-@pytest.fixture(scope="module")
-def library() -> Index:
-    return build_index(BUNDLED_LIBRARY)
 
 
 def folder_of(folder: Path, **files: str) -> Path:
@@ -61,8 +58,8 @@ def test_a_code_is_found_in_any_spelling(library: Index, question: str) -> None:
     assert library.search(question, 1).passages[0].source == "b211a.md"
 
 
-def test_accents_make_no_difference(tmp_path: Path) -> None:
-    index = build_index(folder_of(tmp_path, a="# Città\n\nLa perequazione è già qui.\n", b="# Other\n\nNothing.\n"))
+def test_accents_make_no_difference(indexed: Indexed, tmp_path: Path) -> None:
+    index = indexed(folder_of(tmp_path, a="# Città\n\nLa perequazione è già qui.\n", b="# Other\n\nNothing.\n"))
     assert index.search("CITTA perequazióne", 4).passages[0].source == "a.md"
 
 
@@ -76,8 +73,8 @@ def test_a_question_without_content_finds_nothing(library: Index) -> None:
     assert library.search("what is the", 4).passages == ()
 
 
-def test_the_same_question_gives_the_same_passages(library: Index) -> None:
-    again = build_index(BUNDLED_LIBRARY)
+def test_the_same_question_gives_the_same_passages(library: Index, indexed: Indexed) -> None:
+    again = indexed(BUNDLED_LIBRARY)
     for question in ("What is a KITAS?", "tax", "visa permit company stay Indonesia"):
         assert library.search(question, 10).passages == again.search(question, 10).passages
 
@@ -89,13 +86,13 @@ def test_no_more_passages_come_than_asked_for_and_the_best_comes_first(library: 
     assert passages[0].rank == 1.0
 
 
-def test_equal_passages_come_in_the_order_of_their_files(tmp_path: Path) -> None:
-    index = build_index(folder_of(tmp_path, c="Rice fields.\n", a="Rice fields.\n", b="Rice fields.\n"))
+def test_equal_passages_come_in_the_order_of_their_files(indexed: Indexed, tmp_path: Path) -> None:
+    index = indexed(folder_of(tmp_path, c="Rice fields.\n", a="Rice fields.\n", b="Rice fields.\n"))
     assert [passage.source for passage in index.search("rice", 3).passages] == ["a.md", "b.md", "c.md"]
 
 
-def test_a_folder_with_one_passage_still_scores_sensibly(tmp_path: Path) -> None:
-    (passage,) = build_index(folder_of(tmp_path, a="Rice is watered in turns.\n")).search("rice", 4).passages
+def test_a_folder_with_one_passage_still_scores_sensibly(indexed: Indexed, tmp_path: Path) -> None:
+    (passage,) = indexed(folder_of(tmp_path, a="Rice is watered in turns.\n")).search("rice", 4).passages
     assert passage.coverage == 1.0
     assert 0.5 <= passage.score <= 0.6
 
@@ -108,7 +105,9 @@ def test_a_word_that_is_nowhere_lowers_coverage(library: Index) -> None:
     assert diluted.score < alone.score
 
 
-def test_markdown_html_and_text_are_read_from_sub_folders_and_others_are_left_alone(tmp_path: Path) -> None:
+def test_markdown_html_and_text_are_read_from_sub_folders_and_others_are_left_alone(
+    indexed: Indexed, tmp_path: Path
+) -> None:
     (tmp_path / "sub" / "deep").mkdir(parents=True)
     (tmp_path / "sub" / "deep" / "one.HTML").write_text("<p>Rice.</p>")
     (tmp_path / "two.txt").write_text("Rice.")
@@ -117,7 +116,7 @@ def test_markdown_html_and_text_are_read_from_sub_folders_and_others_are_left_al
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden" / "secret.md").write_text("Rice.")
     (tmp_path / ".secret.md").write_text("Rice.")
-    index = build_index(tmp_path)
+    index = indexed(tmp_path)
     assert {passage.source for passage in index.search("rice", 9).passages} == {
         "sub/deep/one.HTML",
         "three.markdown",
@@ -126,7 +125,7 @@ def test_markdown_html_and_text_are_read_from_sub_folders_and_others_are_left_al
     assert index.holdings.skipped_count == 0
 
 
-def test_files_that_cannot_be_read_are_skipped_and_named(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_skipped_and_named(indexed: Indexed, tmp_path: Path) -> None:
     outside = tmp_path / "outside.md"
     outside.write_text("Not yours.")
     folder = tmp_path / "docs"
@@ -138,7 +137,7 @@ def test_files_that_cannot_be_read_are_skipped_and_named(tmp_path: Path) -> None
     (folder / "link.md").symlink_to(outside)
     (folder / "loop.md").symlink_to(folder / "loop.md")
     os.mkfifo(folder / "pipe.md")
-    index = build_index(folder, bounds=Bounds(max_file_bytes=200))
+    index = indexed(folder, bounds=Bounds(max_file_bytes=200))
     assert index.holdings.titles == ("good",)
     assert {(skipped.path, skipped.reason) for skipped in index.holdings.skipped} == {
         ("binary.md", "binary"),
@@ -151,23 +150,23 @@ def test_files_that_cannot_be_read_are_skipped_and_named(tmp_path: Path) -> None
     assert index.holdings.skipped_count == 6
 
 
-def test_more_files_than_the_bound_are_skipped(tmp_path: Path) -> None:
+def test_more_files_than_the_bound_are_skipped(indexed: Indexed, tmp_path: Path) -> None:
     folder_of(tmp_path, **{f"f{number}": "Rice." for number in range(5)})
-    index = build_index(tmp_path, bounds=Bounds(max_files=3))
+    index = indexed(tmp_path, bounds=Bounds(max_files=3))
     assert index.holdings.titles == ("f0", "f1", "f2")
     assert index.holdings.skipped_count == 2
 
 
-def test_more_bytes_than_the_bound_are_skipped(tmp_path: Path) -> None:
+def test_more_bytes_than_the_bound_are_skipped(indexed: Indexed, tmp_path: Path) -> None:
     folder_of(tmp_path, a="x" * 60, b="y" * 60, c="z" * 60)
-    index = build_index(tmp_path, bounds=Bounds(max_total_bytes=100))
+    index = indexed(tmp_path, bounds=Bounds(max_total_bytes=100))
     assert index.holdings.titles == ("a", "b")
     assert index.holdings.skipped[0].reason == "over 100 bytes in all"
 
 
-def test_of_many_skipped_files_some_are_named_and_all_are_counted(tmp_path: Path) -> None:
+def test_of_many_skipped_files_some_are_named_and_all_are_counted(indexed: Indexed, tmp_path: Path) -> None:
     folder_of(tmp_path, **{f"f{number:03}": "" for number in range(200)}, good="Rice.")
-    holdings = build_index(tmp_path).holdings
+    holdings = indexed(tmp_path).holdings
     assert holdings.skipped_count == 200
     assert len(holdings.skipped) == 50
 
@@ -185,9 +184,9 @@ def test_a_folder_without_documents_is_an_error_that_says_what_to_do(tmp_path: P
 
 async def test_a_large_library_is_searched_aside_with_the_same_result() -> None:
     excerpts = tuple(Excerpt("", f"Field {number} is watered.") for number in range(INLINE_PASSAGES + 1))
-    index = Index([Document("a.md", "Fields", "", (), "", excerpts)], [], 0)
-    assert (await index.search_aside("field 77", 4)).passages == index.search("field 77", 4).passages
-    assert index.search("field 77", 1).passages[0].text == "Field 77 is watered."
+    with closing(Index([Document("a.md", "Fields", "", (), "", excerpts)], [], 0)) as index:
+        assert (await index.search_aside("field 77", 4)).passages == index.search("field 77", 4).passages
+        assert index.search("field 77", 1).passages[0].text == "Field 77 is watered."
 
 
 def test_a_search_of_the_bundled_library_takes_less_than_three_milliseconds_of_cpu(library: Index) -> None:

@@ -13,16 +13,11 @@ from subak.core.errors import ErrorCode, UpstreamError
 from subak.core.events import DONE, SOURCES, TOKEN
 from subak.core.question import Question, Turn
 from subak.knowledge.dialect import Piece
-from subak.knowledge.index import BUNDLED_LIBRARY, Index, build_index
+from subak.knowledge.index import Index
 from subak.knowledge.llm import LlmAnswerer, Model
 
 QUESTION = Question("What is a KITAS?")
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@pytest.fixture(scope="module")
-def library() -> Index:
-    return build_index(BUNDLED_LIBRARY)
 
 
 class ModelServer:

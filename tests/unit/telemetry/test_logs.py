@@ -71,6 +71,16 @@ def test_lines_that_can_not_be_written_are_counted() -> None:
     assert sink.dropped == 2
 
 
+def test_a_character_that_the_target_can_not_hold_takes_no_line_along() -> None:
+    written = io.BytesIO()
+    sink = LineWriter(io.TextIOWrapper(written, encoding="ascii"))
+    for line in ("before\n", "5 % \u2192 25 %\n", "lone \ud800\n", "after\n"):
+        sink.write(line)
+    sink.close()
+    assert written.getvalue() == b"before\n5 % ? 25 %\nlone ?\nafter\n"
+    assert sink.dropped == 0
+
+
 def test_a_line_written_right_before_the_end_is_not_lost() -> None:
     for _ in range(MANY):
         target = io.StringIO()
