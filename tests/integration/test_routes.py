@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 
 import msgspec
 import pytest
@@ -941,7 +942,7 @@ async def test_header_over_the_bound_is_431(gateway: Running, size: int, status:
 
 async def test_target_that_is_not_even_parsed_is_414(gateway: Running) -> None:
     answer = await get(gateway, "/v1/features?" + (CANARY * 200_000)[:200_000])
-    assert (answer.status, problem_of(answer)["title"]) == (414, "Request-URI Too Long")
+    assert (answer.status, problem_of(answer)["title"]) == (414, HTTPStatus.REQUEST_URI_TOO_LONG.phrase)
     assert CANARY.encode() not in answer.body
 
 
