@@ -76,7 +76,7 @@ class Circumstances:
             at=datetime.now(UTC),
             cores=os.cpu_count() or 1,
             memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
-            kernel=f"{platform.system()} {platform.release().partition("-")[0]}",
+            kernel=f"{platform.system()} {platform.release().partition('-')[0]}",
             python=f"{platform.python_implementation()} {platform.python_version()}",
             load_before=os.getloadavg()[0],
             cpu_before=read_cpu_times(),
