@@ -148,7 +148,7 @@ POST: Final = f"POST {CHAT_STREAM}"
         ([Check.METRICS], {"GET /metrics": answers(401)}, r"GET /metrics answered 401"),
         ([Check.METRICS], {"GET /metrics": answers(200, b"hello")}, r"GET /metrics answered 200"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 async def test_what_a_gateway_does_wrong_is_told_by_the_check_for_it(
     checks: list[Check], spoils: dict[str, Spoil], seen: str
