@@ -4,7 +4,6 @@ The report goes to stdout, progress to stderr and only to a terminal.
 """
 
 import asyncio
-import re
 import resource
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import rich_click as click
 
-from subak.cli.options import debug_option, header_option, read_headers
+from subak.cli.options import debug_option, header_option, read_headers, seconds_of
 
 if TYPE_CHECKING:  # `subak bench --help` needs no HTTP client
     from rich.console import Console
@@ -35,16 +34,13 @@ URL_VARIABLE = "BENCHMARK_URL"
 QUESTIONS_VARIABLE = "BENCHMARK_ITERATIONS"
 _SPARE_FILES = 64
 _LEAVE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)?")
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def _seconds(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
     """Read `30s`, `5m`, `30`."""
     if text is None:
         return None
-    found = _DURATION.fullmatch(text.strip())
-    seconds = float(found[1]) * _SECONDS[found[2] or "s"] if found else 0.0
+    seconds = seconds_of(text) or seconds_of(f"{text}s") or 0.0
     if not 0 < seconds <= LONGEST_S:
         raise click.BadParameter("expected a time such as 30s or 5m, of 4 hours at most")
     return seconds
