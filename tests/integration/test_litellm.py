@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]  # the first run insta
 
 KEY = "sk-subak-test"
 TEXT = "Selamat datang! Un KITAS è un permesso 😀 di soggiorno.\n\nFine."
-START_S = 60
+START_S = 300
 PATIENCE_S = 30
 NOWHERE = "http://127.0.0.1:9"
 
