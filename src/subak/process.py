@@ -15,6 +15,7 @@ from subak.answering import open_answerer, pace_ms
 from subak.app import OUT_OF_DESCRIPTORS, Gateway
 from subak.clocks import SystemClock
 from subak.core.facts import Observer
+from subak.garbage import PERIOD_S, GarbageCollection
 from subak.knowledge.index import Holdings, LibraryError
 from subak.knowledge.server import create_backend_app, create_backend_runner
 from subak.notify import VARIABLE, ServiceManager
@@ -86,6 +87,7 @@ async def _serve(settings: Settings, observer: Observer, sink: LineWriter, reloa
         observers, dropped = await open_shipping(settings, observer, sink, stack)
         gateway = Gateway(settings, observers, lines_dropped=dropped, may_move=demo)
         await stack.enter_async_context(gateway)
+        gateway.deadlines.watch(GarbageCollection(clock := SystemClock()), clock.monotonic() + PERIOD_S)
         _greet(gateway, demo=demo)
         await _tell(systemd.ready())
         reloading = _reload_on(signals.reload, gateway, reload, systemd)

@@ -17,6 +17,7 @@ from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
+from subak.audit.bell import Bell
 from subak.audit.errors import StoreDamaged, StoreUnavailable, Trouble
 from subak.audit.operations import Operation
 from subak.audit.records import Record, Stamped, check_record
@@ -167,7 +168,7 @@ class AuditLog:
         self._max_queued = max_queued
         self._on_defect = on_defect
         self._queue: deque[_Entry | _Command | _Close] = deque()
-        self._bell = threading.Event()
+        self._bell = Bell()
         self._held: deque[_Entry] = deque()
         self._trouble: str | None = None
         self._is_closed = False
@@ -216,10 +217,10 @@ class AuditLog:
         if self._is_closed or len(self._queue) >= self._max_queued:
             self._lost_at_door += 1
             return Ticket(_CLOSED if self._is_closed else _QUEUE_FULL)
-        ticket = Ticket(self._trouble, self._bell.set)
+        ticket = Ticket(self._trouble, self._bell.ring)
         self._queue.append(_Entry(stamped, ticket))
         if len(self._queue) == MAX_BATCH_ROWS:
-            self._bell.set()
+            self._bell.ring()
         return ticket
 
     def perform(self, action: Callable[[LogWriter], Result]) -> Future[Result]:
@@ -248,7 +249,7 @@ class AuditLog:
 
     def _put(self, urgent: "_Command | _Close") -> None:
         self._queue.append(urgent)
-        self._bell.set()
+        self._bell.ring()
 
     def _oldest_waiting_s(self) -> float:
         try:
@@ -286,17 +287,15 @@ class AuditLog:
 
     def _take(self, timeout_s: float) -> _Command | _Close | None:
         """Move records from the queue to those held, a batch at most, and give what else comes first."""
-        if timeout_s > 0:
-            self._bell.wait(timeout_s)
-        self._bell.clear()  # whoever rings from now on has put something into the queue that is not looked at yet
+        self._bell.wait(timeout_s)
         while self._queue:
             taken = self._queue.popleft()
             if not isinstance(taken, _Entry):
-                self._bell.set()
+                self._bell.ring()
                 return taken
             self._hold(taken)
             if len(self._held) >= MAX_BATCH_ROWS and self._trouble is None:
-                self._bell.set()
+                self._bell.ring()
                 return None
         return None
 

@@ -13,6 +13,7 @@ from subak.audit.keys import AuditKeys, day_of, month_of
 from subak.audit.records import Content, Personal, Record, Row, Stamped, Subject, seal_of
 from subak.audit.subjects import SubjectKeyReader, SubjectKeys
 from subak.core.digests import digest_name, join_parts, keyed_digest
+from subak.core.randomness import Randomness
 
 CORE_VERSION: Final = 1
 SALT_BYTES: Final = 32
@@ -94,6 +95,7 @@ class RowMaker:
         self._subjects = subjects
         self._pseudonyms = pseudonyms
         self._boot = boot
+        self._randomness = Randomness(secrets.token_bytes)
 
     def make(self, seq: int, stamped: Stamped) -> Row:
         """Give the row for a record at `seq`. A key made for its subject still waits for `SubjectKeys.commit`."""
@@ -129,10 +131,10 @@ class RowMaker:
     def _with_personal(self, row: Row, personal: Personal, *, is_evidence: bool) -> Row:
         month = month_of(row.time_ms)
         subject = self._pseudonyms.subject(month, personal.subject, is_evidence=is_evidence)
-        salt = secrets.token_bytes(SALT_BYTES)
+        salt = self._randomness.take(SALT_BYTES)
         content = msgspec.json.encode(self._content(row, personal, salt))
         commit = commitment(salt, content)
-        nonce = secrets.token_bytes(NONCE_BYTES)
+        nonce = self._randomness.take(NONCE_BYTES)
         key = self._subjects.key_for(month, subject)
         sealed = row._replace(
             pii_commit=commit,

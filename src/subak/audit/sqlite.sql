@@ -4,10 +4,13 @@ SELECT origin FROM audit_log;
 -- name: name_origin
 INSERT INTO audit_log (origin) VALUES (?);
 
--- name: insert_row
+-- name: insert_rows
 INSERT INTO audit_event
   (seq, time_ms, operation, outcome, stream, core, pii_commit, pii_seal, subject, address, nonce, ct)
-VALUES (?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?);
+VALUES {rows};
+
+-- name: row
+(?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?);
 
 -- name: insert_checkpoint
 INSERT INTO audit_checkpoint (size, note, hashes) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from subak.audit.errors import StoreDamaged, StoreUnavailable, trouble_of
 from subak.audit.keys import sync_directory
+from subak.core.randomness import Randomness
 
 SUBJECT_FOLDER: Final = "audit-subjects"
 NUMBER_BYTES: Final = 8
@@ -136,6 +137,7 @@ class SubjectKeys(SubjectKeyReader):
         self._cache: OrderedDict[bytes, SubjectKey] = OrderedDict()
         self._ends: dict[str, int] = {}
         self._fresh: dict[str, list[bytes]] = {}
+        self._randomness = Randomness(secrets.token_bytes)
         with _translated():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             sync_directory(folder.parent)
@@ -206,8 +208,8 @@ class SubjectKeys(SubjectKeyReader):
     def _make(self, month: str, name: bytes) -> SubjectKey:
         with _translated():
             self._open(month)
-        key = secrets.token_bytes(_KEY_BYTES)
-        nonce = secrets.token_bytes(_NONCE_BYTES)
+        key = self._randomness.take(_KEY_BYTES)
+        nonce = self._randomness.take(_NONCE_BYTES)
         record = name + nonce + self._wrapping.encrypt(nonce, key, name)
         fresh = self._fresh.setdefault(month, [])
         number = _number(month, self._ends[month] + len(fresh))

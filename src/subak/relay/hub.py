@@ -34,6 +34,7 @@ from subak.core.lifecycle import OnDisconnect, Status, status_of
 from subak.core.live import LiveReader, LiveStream, Load
 from subak.core.principal import Principal
 from subak.core.question import Question
+from subak.core.randomness import Randomness
 from subak.relay.publisher import Origin, Publisher, StreamBounds
 from subak.relay.stream import Stream
 from subak.relay.subscriber import Departure, Outlet, ReaderTimes, Subscriber
@@ -205,7 +206,8 @@ class Hub:
         self._tasks = tasks
         self._chance = chance
         self._ledger = ledger or NoLedger()
-        self._tag = make_tag(secrets.token_bytes(6))
+        self._randomness = Randomness(secrets.token_bytes)
+        self._tag = make_tag(self._randomness.take(6))
         self._streams: dict[str, Stream] = {}
         self._readers: dict[Subscriber, None] = {}
         self._orphans: dict[bytes, tuple[str, float]] = {}
@@ -274,7 +276,7 @@ class Hub:
             raise Draining("This server is being restarted. Please try again.", retry_after_s=1)
         self._ledger.check()
         self._upstream.check(question)
-        stream_id = make_stream_id(self._tag, secrets.token_bytes(ENTROPY_BYTES))
+        stream_id = make_stream_id(self._tag, self._randomness.take(ENTROPY_BYTES))
         meta = StreamMeta(stream_id, principal.id, self.clock.time_ms())
         creation = await self._store.create(meta, key)
         if isinstance(creation, Known):

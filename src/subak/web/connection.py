@@ -194,6 +194,7 @@ class Connection(RequestHandler):
         if self.writer is not None:
             self.writer.on_lost()
         super().connection_lost(exc)
+        self._body = None  # it refers to its connection
 
     def data_received(self, data: bytes) -> None:
         """Take what was read; the first byte after an answer begins a new head."""
