@@ -1,7 +1,7 @@
 """Log lines: one JSON object a line on stdout, pretty on a terminal.
 
 Writing to a pipe may block, so a thread of its own writes; between it and the event loop stands a bounded queue that
-counts what it has to drop. The thread wakes at most fifty times a second and writes what has gathered in one piece: to
+counts what it has to drop. The thread wakes at most ten times a second and writes what has gathered in one piece: to
 wake it for each line cost the event loop more than making the line. No line carries a question, an answer, an e-mail,
 an address or a stream id in clear.
 """
@@ -18,7 +18,7 @@ import structlog
 
 QUEUE_LINES: Final = 10_000
 FLUSH_DEADLINE_S: Final = 2.0
-GATHER_S: Final = 0.02
+GATHER_S: Final = 0.1
 """How long a line waits for others."""
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
