@@ -125,6 +125,28 @@ async def test_nothing_is_shown_that_cant_be_recorded(gateway: Running) -> None:
         assert "No gateway could be asked" in refused.err
 
 
+async def test_a_question_that_somebody_shows_is_confirmed_or_not_and_that_is_recorded(
+    gateway: Running, tmp_path: Path
+) -> None:
+    state_dir = gateway.gateway.settings.state_dir
+    operations = [row.operation for row in trail_of(state_dir)]
+    start, end = operations.index("stream.start"), operations.index("stream.end")
+    path = tmp_path / "question.txt"
+    for text, code in ((QUESTION, 0), (f"{QUESTION}\n", 0), (f"{QUESTION}!", 1)):
+        path.write_text(text)
+        told = await subak(gateway, "confirm", str(start), str(path), "--json")
+        assert (told.code, json.loads(told.out)) == (code, {"ok": True, "seq": start, "is_question": code == 0})
+    recorded = [entry.said for entry in entries_of(state_dir, "admin.action")]
+    assert recorded.count({"action": "audit/search", "count": 1}) == 3
+    assert "tells of no question" in (await subak(gateway, "confirm", str(end), str(path))).err
+    assert (await subak(gateway, "confirm", "100000", str(path))).code == 1
+    await subak(gateway, "erase", "--subject", ANN, "--yes")
+    erased = await subak(gateway, "confirm", str(start), str(path))
+    assert (erased.code, "no longer does" in erased.err) == (1, True)
+    path.write_bytes(b"\xff")
+    assert (await subak(gateway, "confirm", str(start), str(path))).code == 2
+
+
 async def test_it_looks_and_verifies_while_answers_are_recorded(gateway: Running) -> None:
     """Each time the log is whole, and not behind what was published before it was opened."""
     state_dir = gateway.gateway.settings.state_dir

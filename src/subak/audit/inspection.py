@@ -39,6 +39,10 @@ class KeysNeeded(Exception):
     """What is asked needs the keys of the log, and there are none. The text says what to do."""
 
 
+class NoQuestion(Exception):
+    """There is no question that a text could be compared with. The text says why."""
+
+
 class Names(NamedTuple):
     """What it takes to find people and streams in a log, and to read what is said about them."""
 
@@ -121,6 +125,21 @@ def search(reader: LogReader, wanted: Search, names: Names | None) -> Page:
     has_more = len(rows) > wanted.limit
     kept = rows[: wanted.limit]
     return Page(kept, kept[-1].seq if has_more else None)
+
+
+def confirm(reader: LogReader, seq: int, question: str, names: Names) -> bool:
+    """Whether the row was written for this question.
+
+    Raises:
+        NoQuestion: the row tells of none. PersonalMismatch: what it tells was changed. StoreUnavailable, StoreDamaged.
+    """
+    row = next(reader.rows(seq), None)
+    if row is None or row.seq != seq:
+        raise NoQuestion(f"The log has no row {seq}.")
+    found = names.personal.is_question(row, question)
+    if found is None:
+        raise NoQuestion(f"Row {seq} ({row.operation}) tells of no question, or no longer does.")
+    return found
 
 
 def export(reader: LogReader, subject: str, names: Names) -> Iterator[Exported]:

@@ -198,11 +198,15 @@ class PersonalReader:
         opened = self.open(row)
         return None if opened is None else opened[1]
 
-    def is_question(self, row: Row, question: str) -> bool:
-        """Whether this text is the question that the row was written for. Raises: PersonalMismatch."""
+    def is_question(self, row: Row, question: str) -> bool | None:
+        """Whether this text is the question that the row was written for; None where it tells of none (any more).
+
+        Raises:
+            PersonalMismatch: as for `open`.
+        """
         opened = self.open(row)
-        if opened is None:
-            return False
+        if opened is None or not opened[1].query_commit:
+            return None
         salt, content = opened
         expected = query_commitment(salt, unicodedata.normalize("NFC", question))
         return hmac.compare_digest(expected, content.query_commit)

@@ -10,7 +10,7 @@ import rich_click as click
 from subak.cli.audit.changing import checkpoint, erase, hold, prune, rotate_key
 from subak.cli.audit.copies import backup, restore
 from subak.cli.audit.failures import exit_code_of
-from subak.cli.audit.looking import check_proof, export, prove, search, verify
+from subak.cli.audit.looking import check_proof, confirm, export, prove, search, verify
 
 
 class _AuditGroup(click.RichGroup):
@@ -36,6 +36,7 @@ class _AuditGroup(click.RichGroup):
         verify,
         prove,
         check_proof,
+        confirm,
         export,
         erase,
         hold,
@@ -46,7 +47,7 @@ class _AuditGroup(click.RichGroup):
         restore,
     ],
 )
-@click.command_panel("Look", commands=["search", "verify", "prove", "check-proof"])
+@click.command_panel("Look", commands=["search", "verify", "prove", "check-proof", "confirm"])
 @click.command_panel("People's rights", commands=["export", "erase"])
 @click.command_panel("Keep", commands=["hold", "prune", "rotate-key", "checkpoint", "backup", "restore"])
 def command() -> None:

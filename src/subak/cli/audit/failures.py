@@ -7,7 +7,7 @@ from typing import Final
 import rich_click as click
 
 from subak.audit.errors import LogInUse, StoreDamaged, StoreUnavailable
-from subak.audit.inspection import KeysNeeded
+from subak.audit.inspection import KeysNeeded, NoQuestion
 from subak.audit.keys import KeyFileError
 from subak.audit.orders import BadOrder
 from subak.audit.proofs import NoProof
@@ -29,7 +29,7 @@ class GatewayRefused(Exception):
         self.is_answer = is_answer
 
 
-_ANSWERS: Final = (Held, NoProof, StoreDamaged, PersonalMismatch)
+_ANSWERS: Final = (Held, NoProof, NoQuestion, StoreDamaged, PersonalMismatch)
 _NOT_TRIED: Final = (
     StateError,
     KeyFileError,

@@ -11,9 +11,10 @@ import msgspec
 import rich_click as click
 
 from subak.audit.inspection import MAX_ROWS, Claim, Found, Page, Search, shown_report
+from subak.audit.inspection import confirm as confirm_question
 from subak.audit.inspection import export as export_rows
 from subak.audit.inspection import search as search_rows
-from subak.audit.orders import Disclose
+from subak.audit.orders import BadOrder, Disclose
 from subak.audit.proofs import MAX_PROOF_BYTES, NoProof, read_proof
 from subak.audit.proofs import check_proof as check
 from subak.audit.proofs import prove as prove_row
@@ -32,6 +33,7 @@ from subak.cli.audit.options import (
 )
 from subak.cli.audit.progress import bar
 from subak.cli.options import config_option, debug_option, json_option
+from subak.cli.output import print_json
 from subak.core.notes import Checkpoint
 from subak.inspecting import first_key, judge, names_of, open_file, open_reader, read_anchor_files
 from subak.settings import Settings
@@ -176,6 +178,43 @@ def check_proof(proof: Path, *, vkey: str, anchors: tuple[Path, ...], config: st
         _tell(f"warning: no anchor of {sealed.size} rows was given: that the log was forked can't be seen")
 
 
+@click.command("confirm")
+@click.argument("seq", type=click.IntRange(0))
+@click.argument("question", metavar="FILE", type=FILE)
+@log_option
+@gateway_option
+@config_option
+@json_option
+@debug_option
+@click.pass_context
+def confirm(
+    ctx: click.RichContext,
+    /,
+    seq: int,
+    question: Path,
+    *,
+    file: Path | None,
+    gateway_url: str | None,
+    config: str | None,
+    as_json: bool,
+) -> None:
+    """Tell whether row SEQ was written for the question in FILE, or - for stdin. Exit code 1: for another, or none.
+
+    No question is stored, so it must be the same letter for letter; a line end after it doesn't count. That it was
+    compared is recorded first.
+    """
+    settings = settings_of(config)
+    text = _question_in(question)
+    with closing(_open(settings, file)) as reader, names_of(settings, reader.origin) as names:
+        is_it = confirm_question(reader, seq, text, names)
+    _tell(carry_out(Disclose("search", 1), settings, gateway_url).by)
+    if as_json:
+        print_json({"ok": True, "seq": seq, "is_question": is_it})
+    else:
+        click.echo(f"Row {seq} was written for {'this' if is_it else 'another'} question.")
+    ctx.exit(0 if is_it else 1)
+
+
 @click.command("export")
 @click.option(
     "--subject", required=True, metavar="ID", help="A caller such as user:42, an anonymous stream, an address."
@@ -228,6 +267,14 @@ def _line(row: Found) -> str:
         said["personal"] = row.unreadable
     about = " ".join(f"{name}={value}" for name, value in said.items())
     return f"{row.seq:>8}  {row.time:%Y-%m-%d %H:%M:%S}Z  {row.operation:<29} {row.outcome or '-':<12} {about}".rstrip()
+
+
+def _question_in(path: Path) -> str:
+    """Raises: BadOrder: it is no text."""
+    try:
+        return _read(path).decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise BadOrder("$.FILE", "a question, as text in UTF-8") from None
 
 
 def _read(path: Path) -> bytes:
