@@ -1,5 +1,6 @@
 """Observers: who hears facts. They can't refuse, delay or raise."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -26,6 +27,7 @@ from subak.core.facts import (
     ReaderLeft,
     Refused,
     StreamEnded,
+    StreamOpened,
     TokensTimed,
 )
 from subak.core.trace import TraceContext
@@ -34,6 +36,14 @@ from subak.telemetry.logs import LEVELS
 _UNSHOWN: Final = frozenset({type(None), Person, FlagValues})
 UNSAID: Final = 0
 """Below every level: told for its numbers, and no line."""
+_FIXED_LEVELS: Final[Mapping[type[Fact], int]] = {
+    TokensTimed: UNSAID,
+    ClientReported: LEVELS["debug"],
+    StreamOpened: LEVELS["info"],
+    **dict.fromkeys((AuditKeysMade, CredentialsIgnored, KeysRefused, OriginRefused, ProxyForgotten), LEVELS["warning"]),
+    **dict.fromkeys((AnchorFailed, AuditTroubled, Crashed, DescriptorsExhausted, FlagsRefused), LEVELS["error"]),
+}
+"""Of facts that are always as grave."""
 
 
 class LogObserver:
@@ -68,16 +78,13 @@ class LogObserver:
 
 
 def _level(fact: Fact) -> int:
+    fixed = _FIXED_LEVELS.get(type(fact))
+    if fixed is not None:
+        return fixed
     match fact:
-        case TokensTimed():
-            return UNSAID
-        case AnchorFailed() | AuditTroubled() | Crashed() | DescriptorsExhausted() | FlagsRefused():
-            return LEVELS["error"]
-        case ReaderAttached(is_resume=False) | ReaderLeft(departure="completed") | ClientReported():
+        case ReaderAttached(is_resume=False) | ReaderLeft(departure="completed"):
             return LEVELS["debug"]
         case StreamEnded(reason=reason) if reason:
-            return LEVELS["warning"]
-        case AuditKeysMade() | CredentialsIgnored() | KeysRefused() | OriginRefused() | ProxyForgotten():
             return LEVELS["warning"]
         case Refused(status=status) if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return LEVELS["warning"]
