@@ -270,6 +270,7 @@ class FakeOutlet:
         self.spoke_at = clock.monotonic()
         self.blocked_at: float | None = None
         self.writes = self.writes_while_blocked = 0
+        self.is_finished = False
         self._subscriber = subscriber
         self._clock = clock
         self._room_bytes: int | None = None
@@ -281,9 +282,14 @@ class FakeOutlet:
     def write(self, frames: bytes) -> None:
         assert frames, "an empty chunk would end a chunked body"
         assert self._subscriber.departure is None, "nobody writes for a reader that has departed"
+        assert not self.is_finished, "nothing follows the end of a body"
         self.writes += 1
         self.writes_while_blocked += not self.is_writable
         self.send(frames)
+
+    def write_last(self, frames: bytes) -> None:
+        self.write(frames)
+        self.is_finished = True
 
     def send(self, frames: bytes) -> None:
         """Take bytes as a transport does: what the socket doesn't take waits."""

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import gc
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from typing import Final
 import pytest
 
 from subak.core.facts import Refused, StreamEnded, StreamOpened
+from subak.core.question import Question, Turn
 from subak.testing import (
     PATIENCE_S,
     End,
@@ -286,6 +288,25 @@ async def test_c28_a_long_answer_outlives_all_deadlines_of_its_connection() -> N
             await asyncio.sleep(0)
         gate.set()
         assert text_of((await reader.whole()).frames) == "uno due "
+
+
+async def test_c28_an_answer_under_way_keeps_nothing_of_the_conversation_that_it_answers() -> None:
+    gate = asyncio.Event()
+    said = "What was said before. " * 1000
+    history = [{"role": "user", "content": said}]
+    script = [Head(), token("uno "), Gate(gate), DONE, End()]
+    async with (
+        ScriptedUpstream(script) as upstream,
+        running(upstream, SUBAK_UPSTREAM__METHOD="auto") as gateway,
+        connected(gateway, 1) as (reader,),
+    ):
+        question = json.dumps({"query": "x", "conversation_history": history}).encode()
+        await reader.begin("POST", CHAT_STREAM, [JSON], question)
+        await reader.until(b'"uno "')
+        kept = [thing for thing in gc.get_objects() if isinstance(thing, Question) and thing.conversation_history]
+        assert not [question for question in kept if question.conversation_history == (Turn("user", said),)]
+        gate.set()
+        assert text_of((await reader.whole()).frames) == "uno "
 
 
 # --- 29: who comes in too large a number ----------------------------------------------------------

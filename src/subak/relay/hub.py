@@ -449,7 +449,7 @@ class Hub:
             self._times.bounds,
             clock=self.clock,
             observer=self.observer,
-            on_end=lambda: self._forget(stream_id, terms.on_end),
+            on_end=_End(self, stream_id, terms.on_end),
         )
         stream = Stream(
             log,
@@ -466,11 +466,10 @@ class Hub:
         self.observer.notify(opened)
         publisher.start(self._tasks, self._upstream, question, self._ledger.begin(opened))
 
-    def _forget(self, stream_id: str, on_end: Callable[[], None] | None) -> None:
+    def forget(self, stream_id: str) -> None:
+        """A stream has ended."""
         self._streams.pop(stream_id).close()
         self._changed.set()
-        if on_end is not None:
-            on_end()
 
     async def _find(self, stream_id: str, principal: Principal) -> StreamLog | Tombstone:
         found = await self._store.find(stream_id)
@@ -518,6 +517,22 @@ class Hub:
             expires_at=expires_at,
         )
         return Reading(self, subscriber, stream, labels, opening=opening, retry_ms=retry_ms)
+
+
+class _End:
+    """What follows a stream's end. As a function with these three in it, it would take 0.3 KB more of each stream."""
+
+    __slots__ = ("_hub", "_on_end", "_stream_id")
+
+    def __init__(self, hub: Hub, stream_id: str, on_end: Callable[[], None] | None) -> None:
+        self._hub = hub
+        self._stream_id = stream_id
+        self._on_end = on_end
+
+    def __call__(self) -> None:
+        self._hub.forget(self._stream_id)
+        if self._on_end is not None:
+            self._on_end()
 
 
 def _person(principal: Principal) -> Person:

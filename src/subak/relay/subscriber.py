@@ -41,6 +41,9 @@ class Outlet(Protocol):
     def write(self, frames: bytes) -> None:
         """Send, or buffer what the socket doesn't take. Must not raise; a lost connection swallows it."""
 
+    def write_last(self, frames: bytes) -> None:
+        """Send what ends with the terminal event, and with it the body's end. Must not raise either."""
+
 
 class Departure(StrEnum):
     """Why a response is over. Only `completed` may end it cleanly (PROTOCOL §3)."""
@@ -166,27 +169,35 @@ class Subscriber:
         self._measure_lag()
         try:
             while self.departure is None:
-                await self._step(outlet)
+                if self._must_wait(outlet):
+                    await self._woken()
+                else:
+                    await self._catch_up()
             return self.departure
         finally:
             self._is_live = False
             self._log.unsubscribe(self)
 
-    async def _step(self, outlet: Outlet) -> None:
+    def _must_wait(self, outlet: Outlet) -> bool:
+        """Whether nothing can be done: the outlet takes no bytes, or the tail is reached, where one is live."""
         if not outlet.is_writable:
-            await self._sleep()
-        elif self.cursor < self._log.last_seq:
-            self._is_live = False
-            batch = await self._log.read(self.cursor, CATCH_UP_BYTES)
-            if self.departure is None:
-                self._write(batch)
-                self._advance(batch)
-        elif self._log.is_ended:
+            return True
+        if self.cursor < self._log.last_seq or self._log.is_ended:
+            return False
+        self._is_live = True
+        self.lag_bytes = 0
+        return True
+
+    async def _catch_up(self) -> None:
+        """Write the next batch; depart where there will be none."""
+        if self.cursor == self._log.last_seq:
             self.departure = Departure.COMPLETED
-        else:
-            self._is_live = True
-            self.lag_bytes = 0
-            await self._sleep()
+            return
+        self._is_live = False
+        batch = await self._log.read(self.cursor, CATCH_UP_BYTES)
+        if self.departure is None:
+            self._write(batch)
+            self._advance(batch)
 
     def on_batch(self, first_seq: int, batch: Batch) -> None:
         """Write what has just become safe, if at the tail; else lag behind it (see `LogReader`)."""
@@ -197,8 +208,7 @@ class Subscriber:
             self._fall_behind(batch)
             self._wake()
         else:
-            self._outlet.write(batch.frames)
-            self._wrote_at = self._clock.monotonic()
+            self._write(batch)
             self.cursor = batch.last_seq
             if batch.is_end:
                 self._is_live = False
@@ -274,7 +284,10 @@ class Subscriber:
 
     def _write(self, batch: Batch) -> None:
         assert self._outlet is not None, "only a running subscriber writes"
-        self._outlet.write(batch.frames)
+        if batch.is_end:
+            self._outlet.write_last(batch.frames)
+        else:
+            self._outlet.write(batch.frames)
         self._wrote_at = self._clock.monotonic()
 
     def _advance(self, batch: Batch) -> None:
@@ -300,12 +313,10 @@ class Subscriber:
             self._is_live = False
             self._wake()
 
-    async def _sleep(self) -> None:
+    def _woken(self) -> "asyncio.Future[None]":
+        """Give what `_wake` settles. A coroutine that awaits it would take 0.2 KB more of each open stream."""
         self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -142,7 +142,7 @@ class _Attempt:
 
     def __init__(self, owner: FailoverUpstream, question: Question, sink: UpstreamSink) -> None:
         self._owner = owner
-        self._question = question
+        self._question: Question | None = question  # None once an answer has begun: it may be long
         self._sink = sink
         self._tried: list[Candidate] = []
         self._candidate: Candidate | None = None
@@ -174,6 +174,7 @@ class _Attempt:
             return
         if not self._has_begun and events:
             self._has_begun = True
+            self._question = None
             self._breaker.succeeded()
         if ending is None:
             self._sink.on_read(events, None, size_bytes)
@@ -214,6 +215,8 @@ class _Attempt:
         return self._candidate.breaker
 
     async def _ask_once(self) -> None:
+        question = self._question
+        assert question is not None, "nobody is asked once an answer has begun"
         candidate = self._owner.choose(self._tried)
         if candidate is None:
             raise UpstreamError(ErrorCode.UPSTREAM_ERROR, "breaker_open")
@@ -221,7 +224,7 @@ class _Attempt:
         self._tried.append(candidate)
         candidate.breaker.asked(self._owner.now())
         try:
-            exchange = await candidate.upstream.open(self._question, self)
+            exchange = await candidate.upstream.open(question, self)
         except UpstreamError as error:
             self._judge(error.error_code, error.reason)
             raise

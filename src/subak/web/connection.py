@@ -118,6 +118,31 @@ class Door:
         return self.open_count >= self.max_connections
 
 
+class _Messages(list[object]):
+    """What was parsed and has no handler yet: aiohttp's queue, with one request in it or none.
+
+    Its `deque` takes 0.76 KB of each connection, empty or not; this 0.1.
+    """
+
+    __slots__ = ()
+
+    def popleft(self) -> object:
+        """Take the oldest one out."""
+        return self.pop(0)
+
+
+class _NoTimer:
+    """Stands for aiohttp's timer of idle connections, which took 0.5 KB of each: `Door.deadlines` closes them."""
+
+    __slots__ = ()
+
+    def cancel(self) -> None:
+        """There is nothing to cancel."""
+
+
+_NO_TIMER: Final = _NoTimer()
+
+
 class _Phase(Enum):
     HEAD = auto()
     BUSY = auto()
@@ -148,13 +173,15 @@ class Connection(RequestHandler):
         super().__init__(
             server,
             loop=loop,
-            keepalive_timeout=2 * door.times.idle_s,  # ours comes first
+            keepalive_timeout=0,  # no timer of aiohttp's at first, and by `_NO_TIMER` none later
             access_log=None,  # type: ignore[arg-type]  # aiohttp takes None for "no access log"
             auto_decompress=False,
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_FIELD_BYTES,
             lingering_time=LINGER_S,
         )
+        self._keepalive_handle = cast("asyncio.Handle", _NO_TIMER)
+        self._messages = _Messages()  # type: ignore[assignment]  # it does what aiohttp asks of a deque
         self._door = door
         self._is_refused = False
         self._phase = _Phase.HEAD

@@ -1,11 +1,11 @@
 """What every request comes to: a response, or an error as one, told as a fact. Both listeners use it."""
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Final
 
 from aiohttp import web
 
+from subak.admission.gate import Gate
 from subak.core.errors import StreamNotFound, SubakError
 from subak.core.facts import Crashed, Observer, Person, Refused
 from subak.core.principal import Caller
@@ -19,8 +19,8 @@ CALLER: Final = web.RequestKey("caller", Caller)
 """Who makes the request, as soon as that is known: refusals are told with it."""
 EXTRA_HEADERS: Final = web.RequestKey("extra_headers", dict)
 """Headers for whatever the answer will be."""
-STANDING: Final = web.RequestKey("standing", partial)
-"""Gives how the caller's quota stands, as headers: for an answer that comes before anything was charged."""
+STANDING: Final = web.RequestKey("standing", Gate)
+"""Tells how the caller's quota stands: for an answer that comes before anything was charged."""
 
 
 async def outcome_of(
@@ -33,7 +33,7 @@ async def outcome_of(
     except SubakError as error:
         observer.notify(_refused(request, error))
         if STANDING in request and EXTRA_HEADERS not in request:
-            request[EXTRA_HEADERS] = dict(await request[STANDING]())
+            request[EXTRA_HEADERS] = dict(await request[STANDING].standing(request[CALLER]))
         return problem_response(request, error, speaks_seed=speaks_seed)
     except web.HTTPException as error:
         kept = {name: error.headers[name] for name in ("Allow", "Location") if name in error.headers}
@@ -46,8 +46,11 @@ async def outcome_of(
 
 
 async def add_extra_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Add what was noted while the request was judged (an `on_response_prepare` signal)."""
-    headers = request.get(EXTRA_HEADERS)
+    """Add what was noted while the request was judged (an `on_response_prepare` signal).
+
+    It is said once: kept, it would take 0.4 KB of each open stream.
+    """
+    headers: dict[str, str] | None = request.pop(EXTRA_HEADERS, None)
     if headers is not None:
         response.headers.update(headers)
 

@@ -7,7 +7,6 @@ no flag and no quota for questions; only a question that would be asked anew goe
 import asyncio
 import random
 from collections.abc import Mapping
-from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
@@ -31,7 +30,7 @@ from subak.core.lifecycle import OnDisconnect
 from subak.core.principal import Caller
 from subak.core.question import Question
 from subak.core.trace import TraceContext, parse_traceparent
-from subak.relay.hub import Hub, Opened
+from subak.relay.hub import Attachment, Hub, Opened
 from subak.relay.publisher import Origin
 from subak.replay.base import IdempotencyKey
 from subak.web.ask import LABEL, InputBounds, on_disconnect_of, question_from_body, question_from_url
@@ -113,37 +112,33 @@ class StreamRoutes:
         """GET chat-stream: the question stands in the URL."""
         call = await self._enter_to_ask(request, "GET chat-stream")
         if call.cursor is not None:
-            return await self._send(call, call.cursor.stream_id)
-        question = question_from_url(request, self._rules.bounds)
-        try:
-            opened = await self._open(call, question, likeness=self._likeness_of(call, question))
-        except QuestionTooLong as error:
-            raise UrlTooLong(error.detail) from error
-        return await self._send_opened(call, opened)
+            return await send_attachment(request, *await self._attach(call, call.cursor.stream_id))
+        opened = await self._open_by_url(call)
+        return await send_attachment(request, *await self._attach_opened(call, opened))
 
     async def ask_by_body(self, request: web.Request) -> web.StreamResponse:
         """POST chat-stream: the question stands in the body; a stream whatever `Accept` says."""
         call = await self._enter_to_ask(request, "POST chat-stream")
         if call.cursor is not None:
-            return await self._send(call, call.cursor.stream_id)
+            return await send_attachment(request, *await self._attach(call, call.cursor.stream_id))
         opened = await self._open(call, await question_from_body(request, self._rules.bounds))
-        return await self._send_opened(call, opened)
+        return await send_attachment(request, *await self._attach_opened(call, opened))
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/streams: a stream for `Accept: text/event-stream`, else 201 with where to find it."""
         call = await self._enter_to_ask(request, "POST streams")
         if call.cursor is not None:
-            return await self._send(call, call.cursor.stream_id)
+            return await send_attachment(request, *await self._attach(call, call.cursor.stream_id))
         opened = await self._open(call, await question_from_body(request, self._rules.bounds))
         if "text/event-stream" in request.headers.get("Accept", ""):
-            return await self._send_opened(call, opened)
+            return await send_attachment(request, *await self._attach_opened(call, opened))
         bind_ticket(call.request, self._callers, opened.stream_id)
         return json_response(_links(opened.stream_id), status=201, headers=_opened_headers(call, opened))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/streams/{id}/events: replay from a cursor, then live."""
         call = await self._enter(request, "GET events")
-        return await self._send(call, stream_id_of(request))
+        return await send_attachment(request, *await self._attach(call, stream_id_of(request)))
 
     async def state(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/streams/{id}: status and text so far, for polling and after a 410."""
@@ -184,7 +179,7 @@ class StreamRoutes:
         if cursor_of(request) is None and "Idempotency-Key" not in request.headers:
             self._gate.check_flag()
         call = await self._enter(request, route)
-        request[STANDING] = partial(self._gate.standing, call.caller)
+        request[STANDING] = self._gate
         return call
 
     async def _open(self, call: _Call, question: Question, *, likeness: bytes | None = None) -> Opened:
@@ -196,6 +191,13 @@ class StreamRoutes:
             _note(call.request, await self._gate.admit_resume(call.caller))
             return Opened(known, is_replay=True)
         return await self._ask_anew(call, question, key, likeness)
+
+    async def _open_by_url(self, call: _Call) -> Opened:
+        question = question_from_url(call.request, self._rules.bounds)
+        try:
+            return await self._open(call, question, likeness=self._likeness_of(call, question))
+        except QuestionTooLong as error:
+            raise UrlTooLong(error.detail) from error
 
     async def _ask_anew(
         self, call: _Call, question: Question, key: IdempotencyKey | None, likeness: bytes | None
@@ -260,16 +262,18 @@ class StreamRoutes:
             return None
         return keyed_digest(self._rules.secret, "likeness", principal.id.encode(), _fields(question))
 
-    async def _send_opened(self, call: _Call, opened: Opened) -> web.StreamResponse:
+    async def _attach_opened(self, call: _Call, opened: Opened) -> tuple[Attachment, dict[str, str]]:
+        """Give the reading of a stream that was just asked for, and its headers."""
         await asyncio.sleep(0)  # the question goes out first: the response is made while the upstream thinks
         principal = call.caller.principal
         attachment = await self._hub.attach(
             opened.stream_id, None, principal, connection_id=call.connection_id, expires_at=self._expiry_of(call)
         )
         bind_ticket(call.request, self._callers, opened.stream_id)
-        return await send_attachment(call.request, attachment, _opened_headers(call, opened))
+        return attachment, _opened_headers(call, opened)
 
-    async def _send(self, call: _Call, stream_id: str) -> web.StreamResponse:
+    async def _attach(self, call: _Call, stream_id: str) -> tuple[Attachment, dict[str, str]]:
+        """Give the reading of a stream that exists, after the caller's cursor, and its headers."""
         _note(call.request, await self._gate.admit_resume(call.caller))
         attachment = await self._hub.attach(
             stream_id,
@@ -283,7 +287,7 @@ class StreamRoutes:
         headers = _stream_headers(call, stream_id)
         if call.cursor is not None:
             headers["Subak-Resumed-From"] = str(call.cursor)
-        return await send_attachment(call.request, attachment, headers)
+        return attachment, headers
 
     def _expiry_of(self, call: _Call) -> float | None:
         """Give when the caller's credentials no longer hold, in monotonic seconds; None when it may read on."""
