@@ -97,9 +97,6 @@ class DebianPlan:
     refusal: str = ""
 
 
-# --- running -----------------------------------------------------------------
-
-
 def run(step: Step) -> Outcome:
     """Run a step to its end, silently."""
     started = time.monotonic()
@@ -149,9 +146,6 @@ def run_side_by_side(steps: Sequence[Step]) -> None:
         raise StepError(", ".join(failed))
 
 
-# --- stamps: what has been done needn't be done again --------------------------
-
-
 def fingerprint(files: Iterable[Path], *facts: str) -> str:
     """Give a digest of the files' contents and of `facts`, in their order."""
     digest = hashlib.sha256()
@@ -165,9 +159,6 @@ def fingerprint(files: Iterable[Path], *facts: str) -> str:
 def is_stamped(stamp: Path, mark: str) -> bool:
     """Tell whether `stamp` was written with this mark."""
     return stamp.is_file() and stamp.read_text(encoding="ascii") == mark
-
-
-# --- the Python environment ----------------------------------------------------
 
 
 def interpreter_mark() -> str:
@@ -250,9 +241,6 @@ def install_for_development() -> None:
     install("development", DEV_LOCKS)
 
 
-# --- Debian and npm packages for the tests -------------------------------------
-
-
 def missing_commands(wanted: Iterable[str] = DEBIAN) -> list[str]:
     """Give which of `wanted` this machine lacks; servers also live where only root looks."""
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
@@ -305,9 +293,6 @@ def install_node_packages(folder: Path) -> None:
     stamp.write_text(mark, encoding="ascii")
 
 
-# --- checks and tests ----------------------------------------------------------
-
-
 def check_steps() -> list[Step]:
     """Give the steps of `check`, the longest first."""
     python = str(BIN / "python")
@@ -349,9 +334,6 @@ def run_tests(profile: str, arguments: Sequence[str]) -> int:
     return subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
 
 
-# --- locks ---------------------------------------------------------------------
-
-
 def lock_steps(python: str, arguments: Sequence[str]) -> list[Step]:
     """Give the steps that write the locks: what runs, what builds and, within the bounds of both, what tests."""
     fixed = "--generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --strip-extras"
@@ -380,9 +362,6 @@ def lock_steps(python: str, arguments: Sequence[str]) -> list[Step]:
 def foreign_lines(lock: str) -> list[str]:
     """Give the lines of a lock that name a place to fetch from: it should install from whatever index one uses."""
     return [line for line in lock.splitlines() if "://" in line or "file:/" in line or line.startswith("--")]
-
-
-# --- commands ------------------------------------------------------------------
 
 
 def up(arguments: Sequence[str]) -> int:

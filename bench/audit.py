@@ -50,9 +50,6 @@ SYNCED: Final = 1000
 BLOCK: Final = b"x" * 4096
 
 
-# --- writing --------------------------------------------------------------------------------------
-
-
 @contextmanager
 def recording(folder: Path) -> Iterator[Recorder]:
     """A recorder and the log below it; all is on disk when the block ends."""
@@ -140,9 +137,6 @@ def notify_cost(folder: Path) -> NotifyCost:
         return asyncio.run(note(recorder))
 
 
-# --- the way to the disk --------------------------------------------------------------------------
-
-
 async def synced_us(folder: Path) -> list[float]:
     """Microseconds of each `fdatasync` of a block more, as many a second as streams start."""
     spent: list[float] = []
@@ -173,9 +167,6 @@ def note_time(spent: list[float], began: float, is_safe: bool = True) -> None:  
     if not is_safe:
         raise run.BenchError("a start was lost")
     spent.append((time.perf_counter() - began) * 1e6)
-
-
-# --- verifying ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +205,6 @@ def check(report: Report) -> None:
     if report.findings:
         raise run.BenchError(f"the log doesn't verify: {report.findings[:3]}")
 
-
-# --- the first token ------------------------------------------------------------------------------
 
 GATEWAYS: Final = {"without": "false", "with": "true"}
 OPEN: Final = {
@@ -283,9 +272,6 @@ def drive(bench: run.Bench, target: run.Target, upstream: Upstream, window_s: fl
         raise run.BenchError(f"streams were lost: {found['faults']}")
     quantiles: dict[str, float] = found[upstream.figure]
     return quantiles
-
-
-# --- the report -----------------------------------------------------------------------------------
 
 
 def report_log(folder: Path, records: int) -> None:

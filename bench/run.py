@@ -60,9 +60,6 @@ class BenchError(Exception):
     """The bench can't go on; the message says what to do."""
 
 
-# --- what is asked --------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """One kind of load. `rate`: tokens per second and stream, 0 = flat out; `ramp_s`: time over which streams start."""
@@ -192,9 +189,6 @@ def read_options(arguments: Sequence[str]) -> Options:
     )
 
 
-# --- what is measured -----------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Quantiles:
     """Latencies in microseconds."""
@@ -236,9 +230,6 @@ class Sample:
     def cpu_us_per_request(self) -> float:
         """CPU microseconds per answer that ended in the window; nan without one."""
         return self.cpu_s * 1e6 / self.requests if self.requests else math.nan
-
-
-# --- processes ------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -367,9 +358,6 @@ def stay_alive(process: subprocess.Popen[str], seconds: float, log: Path) -> Non
 def tail(log: Path) -> str:
     """The last lines of a log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-
-
-# --- the bench ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -629,9 +617,6 @@ def opened(*, is_pinned: bool) -> Iterator[Bench]:
             if word != "listening":
                 raise BenchError("origin does not say where it listens")
             yield Bench(folder, is_pinned, origin, int(port))
-
-
-# --- the report -----------------------------------------------------------------------------------
 
 
 def machine(options: Options) -> dict[str, str]:

@@ -120,9 +120,6 @@ def make_log(origin: str, tables: dict[str, list[tuple[object, ...]]]) -> Log:
     )
 
 
-# --- hashes, trees, notes ----------------------------------------------------------------
-
-
 def parts(*pieces: bytes | None) -> bytes:
     return b"".join(b"\0" if piece is None else b"\1" + u64(len(piece)) + piece for piece in pieces)
 
@@ -238,9 +235,6 @@ def unbase64(text: str) -> bytes:
     if base64(content) != text:
         raise ValueError
     return content
-
-
-# --- the steps of the page -----------------------------------------------------------------
 
 
 def verify(
@@ -420,8 +414,6 @@ class Verifier:
         elif self.size == note.size:
             self.tree = tree
 
-    # --- one row (step 7) ---------------------------------------------------------------------
-
     def judge_row(self, row: Row) -> Iterator[str]:
         try:
             core = read_core(row.core)
@@ -465,8 +457,6 @@ class Verifier:
                 self.given_up.append(range(row.seq, whole(fields["size"])))
             case _:
                 pass
-
-    # --- what only all rows together tell (steps 8 to 12) ----------------------------------
 
     def judge_end(self) -> Iterator[str]:
         if self.size - self.sealed > MAX_UNSEALED:
@@ -525,9 +515,6 @@ def listed(value: object) -> Iterable[tuple[object, object]]:
     return value
 
 
-# --- proofs ----------------------------------------------------------------------------------
-
-
 def proof_holds(content: str, vkey: str) -> bool:
     """Whether what `subak audit prove` wrote proves its row to who knows the first key."""
     proof = json.loads(content)
@@ -552,9 +539,6 @@ def root_of(leaf: bytes, index: int, size: int, path: list[bytes]) -> bytes:
     if index < left:
         return node(root_of(leaf, index, left, path[:-1]), path[-1])
     return node(path[-1], root_of(leaf, index - left, size - left, path[:-1]))
-
-
-# --- personal parts ------------------------------------------------------------------------------
 
 
 class Keys:

@@ -67,9 +67,6 @@ class Installed:
         return self.folder / "bin" / "subak"
 
 
-# --- what goes in --------------------------------------------------------------
-
-
 def git(*arguments: str) -> str:
     """Give what git says. Raises: subprocess.CalledProcessError."""
     return subprocess.run(("git", *arguments), cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -99,9 +96,6 @@ def export_tree(into: Path) -> Path:
 def commit_time() -> str:
     """Give the time of the commit as SOURCE_DATE_EPOCH: the same commit gives the same bytes."""
     return git("log", "-1", "--format=%ct").strip()
-
-
-# --- building --------------------------------------------------------------------
 
 
 def build(tree: Path, into: Path) -> Built:
@@ -134,9 +128,6 @@ def check_metadata(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         Metadata.from_email(archive.read(name), validate=True)
-
-
-# --- trying ----------------------------------------------------------------------
 
 
 def install(wheel: Path, folder: Path) -> Installed:
@@ -198,9 +189,6 @@ def _first_answer(gateway: "subprocess.Popen[str]") -> float:
     raise AssertionError(f"subak serve ended: {said}")
 
 
-# --- the SBOM --------------------------------------------------------------------
-
-
 def write_bom(installed: Installed, file: Path) -> None:
     """Write what the wheel runs on as CycloneDX: the installed packages, and the script of others that is inside.
 
@@ -241,9 +229,6 @@ def uplot_component() -> dict[str, Any]:
         "licenses": [{"license": {"id": "MIT"}}],
         "hashes": [{"alg": "SHA-256", "content": hashlib.sha256(script).hexdigest()}],
     }
-
-
-# --- figures ---------------------------------------------------------------------
 
 
 def figures(files: Sequence[Path], installed: Installed, starts: int) -> Iterator[str]:

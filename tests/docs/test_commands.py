@@ -222,9 +222,6 @@ def is_a_name(line: str) -> bool:
     return False
 
 
-# --- what is taken for a command ----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_what_is_not_run_has_a_reason(page: str) -> None:
     marked = [command for command in commands_of(ROOT / page) if command.not_run]

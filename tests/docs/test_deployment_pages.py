@@ -50,9 +50,6 @@ def page_id(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-# --- links ----------------------------------------------------------------------------------------
-
-
 def without_code(text: str) -> str:
     return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
 
@@ -89,9 +86,6 @@ def test_every_page_is_one_step_from_the_index() -> None:
 
 def test_the_index_is_one_step_from_the_readme() -> None:
     assert INDEX in {target for target, _ in links_of(ROOT / "README.md")}
-
-
-# --- routes ---------------------------------------------------------------------------------------
 
 
 class Command(NamedTuple):
@@ -210,9 +204,6 @@ async def call(line: str, variables: Mapping[str, str], where: Path) -> tuple[st
     assert process.returncode == 0, f"{line}: {err.decode()}"
     body, _, status = out.decode().rpartition("\n")
     return body, int(status)
-
-
-# --- what the pages name --------------------------------------------------------------------------
 
 
 def command_lines(page: Path) -> Iterator[str]:

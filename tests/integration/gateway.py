@@ -238,9 +238,6 @@ def resident_bytes(pid: int | None = None) -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-# --- the client -----------------------------------------------------------------------------------
-
-
 @dataclass
 class Answer:
     """A response as far as it has come. `is_clean`: it ended as its framing says it must."""
@@ -472,9 +469,6 @@ class _ResponseParser:
     def _end(self) -> None:
         self.answer.is_clean = True
         self.is_over = True
-
-
-# --- event streams --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -106,9 +106,6 @@ def member(answer: Answer, name: str) -> Any:  # noqa: ANN401 - JSON
     return answer.json[name]
 
 
-# --- who calls ------------------------------------------------------------------------------------
-
-
 async def test_a43_pages_of_other_origins_read_nothing() -> None:
     async with answering(SUBAK_HTTP__CORS_ORIGINS=f"{ORIGIN},https://*.shop.example") as gateway:
         for origin in (ORIGIN, "https://a.shop.example", "https://a.b.shop.example"):
@@ -368,9 +365,6 @@ async def test_a50_a_proxy_speaks_for_its_callers_only_where_it_is_trusted() -> 
         assert not gateway.observer.of(ProxyForgotten)
 
 
-# --- limits ---------------------------------------------------------------------------------------
-
-
 async def test_a52_of_50_questions_at_once_exactly_20_are_answered() -> None:
     clock = FakeClock()
     async with answering(LIMITED | {"SUBAK_LIMITS__STREAMS_ANONYMOUS": "50"}, clock=clock) as gateway:
@@ -479,9 +473,6 @@ async def test_chat_has_no_limit_of_ours_unless_one_is_set() -> None:
         assert statuses == [200, 200, 429]
 
 
-# --- flag and rollout -----------------------------------------------------------------------------
-
-
 async def test_a70_a_flag_switched_off_lets_open_answers_finish() -> None:
     async with hanging() as (gateway, _):
         clients = AsyncExitStack()
@@ -524,9 +515,6 @@ async def test_what_operators_change_holds_at_once_and_is_remembered() -> None:
         assert (await get(gateway, question_url())).status == 403
         history = member(await operate(gateway, "GET", "/-/flags/ENABLE_SSE_STREAMING/history"), "changes")
         assert [change["actor"] for change in history] == ["admin", "admin"]
-
-
-# --- operators ------------------------------------------------------------------------------------
 
 
 async def operate(gateway: Running, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:

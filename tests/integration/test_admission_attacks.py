@@ -53,9 +53,6 @@ async def test_one_caller_can_not_take_all_tickets() -> None:
         assert await ticket_of(gateway, **bearer("ben"))
 
 
-# --- a ticket that was found in a log, with the stream's id in the same line ------------------------
-
-
 async def test_a_found_ticket_opens_no_other_stream_and_gets_no_other_ticket() -> None:
     async with hanging(WITH_TOKENS) as (gateway, _), AsyncExitStack() as stack:
         followed, other = [await begin(stack, gateway, **bearer()) for _ in range(2)]
@@ -117,9 +114,6 @@ async def test_somebody_with_credentials_ties_no_ticket_of_another_to_his_stream
         await stop(gateway, answer, **bearer("ann"))
 
 
-# --- tokens -----------------------------------------------------------------------------------------
-
-
 async def test_users_of_two_tenants_are_never_taken_for_one_another() -> None:
     async with answering(WITH_TOKENS) as gateway:
         asked = await get(gateway, question_url(), **bearer("ann", tenant=42))
@@ -130,9 +124,6 @@ async def test_users_of_two_tenants_are_never_taken_for_one_another() -> None:
         for odd in (["acme"], {"id": "acme"}, True, 4.5, "acme ", "a\nb", "a" * 256, int("9" * 3000)):
             assert (await get(gateway, state, **bearer("ann", tenant=odd))).status == 401
         assert not gateway.observer.of(Crashed)
-
-
-# --- operators ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -179,9 +170,6 @@ async def test_a_wrong_change_is_told_in_words_that_repeat_nothing(body: bytes) 
         assert not re.search(r"expected [A-Z]", str(member(refused, "detail")))
 
 
-# --- figures that a rollout is judged by --------------------------------------------------------------
-
-
 async def dawdle(gateway: Running, target: str) -> bytes:
     """POST a question whose body comes some seconds after its head; give what came back."""
     body = b'{"query": "x"}'
@@ -209,9 +197,6 @@ async def test_a_caller_who_sends_slowly_makes_no_figure_worse(target: str) -> N
             time_ms = (await gateway.observer.wait_for(StreamEnded))[0].first_token_ms
         assert time_ms is not None
         assert time_ms < DAWDLED_S * 1000
-
-
-# --- one account, however it is spelled ---------------------------------------------------------------
 
 
 SAME_ADDRESS: Final = (
@@ -286,9 +271,6 @@ async def test_requests_that_fail_or_leave_hold_no_place() -> None:
         assert member(await operate(gateway, "GET", "/-/limits"), "leases") == 0
 
 
-# --- pages ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "origin",
     [
@@ -306,9 +288,6 @@ async def test_a_cookie_of_a_page_that_looks_alike_counts_for_nothing(origin: st
         refused = await get(gateway, question_url(), **cookie, Origin=origin)
         assert (refused.status, refused.header("Access-Control-Allow-Origin")) == (401, None)
         assert (await get(gateway, question_url(), **cookie, Origin="https://app.example.org")).status == 200
-
-
-# --- texts that are none ------------------------------------------------------------------------------
 
 
 async def test_an_origin_that_is_no_text_is_not_echoed() -> None:

@@ -56,9 +56,6 @@ AUDITED: Final = {"ENABLE_SSE_STREAMING": "true", "SUBAK_AUDIT__ENABLED": "true"
 CANARY: Final = "kanarienvogel"
 
 
-# --- row 64: the store takes nothing ---------------------------------------------------
-
-
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
     """Mount a disk of 4 MiB; where that isn't permitted the test is skipped."""
@@ -175,9 +172,6 @@ async def test_s64_a_trail_that_cannot_be_opened_ends_the_start_with_what_to_do(
     assert code == 1
     assert "another process writes this audit log" in said
     assert "Traceback" not in said
-
-
-# --- rows 65 and 69: the process goes ---------------------------------------------------
 
 
 def in_turn(request: RecordedRequest) -> Iterator[Step]:
@@ -298,9 +292,6 @@ async def test_s69_a_second_signal_still_seals_the_trail(tmp_path: Path) -> None
     assert [row.operation for row in rows[-3:]] == ["gateway.drain", "stream.end", "gateway.stop"]
     assert rows[-2].core["outcome"] == "producer_lost"
     assert rows[-1].said == {"lost_streams": 1, "outcome": "stopped"}
-
-
-# --- row 56: what nothing may hold -----------------------------------------------------
 
 
 async def admin_of(subak: Process) -> str:

@@ -185,9 +185,6 @@ def test_there_are_a_hundred_of_them() -> None:
     assert len(a_hundred_requests()) >= 100
 
 
-# --- the two backends -----------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Seen:
     """A request as the backend got it, name by name; the order within one name is kept."""
@@ -254,9 +251,6 @@ def plain_answer(seen: Seen) -> bytes:
     """Answer with the size of what was asked."""
     body = b'{"success": true, "bytes": %d}' % len(seen.body)
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-
-
-# --- comparing ------------------------------------------------------------------------------------
 
 
 async def put(url: str, path: str, request: Request) -> Answer:
@@ -505,9 +499,6 @@ async def test_prefix_of_the_backend_s_url_is_kept() -> None:
     async with raw_backend(plain_answer) as backend, running(f"{backend.url}/rag/v1/") as gateway:
         await put(gateway.url, CHAT, Request(VALID, query="a=b"))
     assert backend.seen[0].line == b"POST /rag/v1/bali-zero/chat?a=b HTTP/1.1"
-
-
-# --- what can go wrong ----------------------------------------------------------------------------
 
 
 async def _refusal(gateway: Running) -> Answer:

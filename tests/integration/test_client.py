@@ -335,9 +335,6 @@ async def test_a_history_goes_with_the_question_and_a_wrong_one_is_told() -> Non
             await read(stream(gateway.url, query="Go on", conversation_history=[{"role": "root", "content": ""}]))
 
 
-# --- a gateway that is scripted -------------------------------------------------------------------
-
-
 async def test_429_is_honoured_and_the_key_kept() -> None:
     busy = b'{"ok":false,"error":"RATE_LIMIT_EXCEEDED","message":"Too many requests.","retryAfter":1}'
     waits: list[Wait] = []

@@ -45,9 +45,6 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
     return load({name: text for name, text in environment.items() if name.startswith(OURS)}, None, {}).settings
 
 
-# --- Dockerfile -------------------------------------------------------------------------------------
-
-
 def instructions(text: str) -> list[tuple[str, str]]:
     """Give the instructions of a Dockerfile, each on one line."""
     lines = [line for line in text.splitlines() if not line.startswith("#")]
@@ -130,9 +127,6 @@ def test_the_image_listens_for_other_containers_and_keeps_its_state_where_a_volu
     assert [str(settings.state_dir)] == values(DOCKERFILE, "VOLUME")
     assert [str(settings.server.port)] == values(DOCKERFILE, "EXPOSE")
     assert f":{settings.server.port}/livez" in values(DOCKERFILE, "HEALTHCHECK")[0]
-
-
-# --- compose ----------------------------------------------------------------------------------------
 
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True):
@@ -304,9 +298,6 @@ async def test_nginx_of_compose_takes_the_snippet_with_the_gateways_address(tmp_
     assert (await nginx_verdict(checked, tmp_path)).code == 0
 
 
-# --- what compose starts beside -----------------------------------------------------------------------
-
-
 def document(path: str) -> Any:  # noqa: ANN401 - a YAML document of a foreign program
     return parse((DEPLOY / path).read_text(encoding="utf-8"))
 
@@ -344,9 +335,6 @@ def test_grafana_of_compose_has_both_sources_and_the_dashboard() -> None:
     placed = mounts(COMPOSE.services["grafana"])
     assert placed["/etc/grafana/provisioning"] == "./grafana/provisioning"
     assert placed[f"{provider['options']['path']}/subak.json"] == "./grafana/dashboard.json"
-
-
-# --- systemd ------------------------------------------------------------------------------------------
 
 
 def unit_in(folder: Path, *changes: tuple[str, str]) -> Path:
@@ -391,9 +379,6 @@ def test_the_unit_waits_for_ready_and_for_the_drain_and_keeps_its_state() -> Non
     assert float(said["TimeoutStopSec"]) > DRAINING_S
     state = settings_of(dict([said["Environment"].split("=", 1)])).state_dir
     assert state == Path("/var/lib") / said["StateDirectory"]
-
-
-# --- nginx --------------------------------------------------------------------------------------------
 
 
 async def nginx_verdict(http_block: str, folder: Path) -> Exited:
@@ -444,9 +429,6 @@ async def test_the_snippets_tls_serves_http_2_and_keeps_questions_out_of_its_log
         assert ended.out.endswith(b"HTTP/2")
         assert '"GET /api/v2/bali-zero/chat-stream HTTP/2.0" 200 ' in server.access_log
         assert "canary-7f3a" not in server.access_log
-
-
-# --- Caddy --------------------------------------------------------------------------------------------
 
 
 CADDYFILE: Final = DEPLOY / "caddy" / "Caddyfile"
@@ -532,9 +514,6 @@ async def test_caddy_tells_no_question_beside_an_error(tmp_path: Path) -> None:
     told = (tmp_path / "access.log").read_text("utf-8") + (tmp_path / "error.log").read_text("utf-8")
     assert "connection refused" in told
     assert "canary-7f3a" not in told
-
-
-# --- Fly ----------------------------------------------------------------------------------------------
 
 
 def test_fly_keeps_the_state_on_a_volume_and_asks_whether_the_gateway_wants_traffic() -> None:

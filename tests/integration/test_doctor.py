@@ -47,9 +47,6 @@ def settings_for(url: str, **variables: str) -> Settings:
     return load({"RAG_BACKEND_URL": url, **variables}, None, {}).settings
 
 
-# --- the route ------------------------------------------------------------------------------------
-
-
 @ONE_LOOP
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_the_test_stream_is_three_heartbeats_with_the_headers_of_every_stream(version: str) -> None:
@@ -119,9 +116,6 @@ async def _be_let_in(gateway: Running) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while await _probe(gateway) != 200:
             pass
-
-
-# --- the line -------------------------------------------------------------------------------------
 
 
 def proxies(gateway_url: str) -> dict[str, HttpBlock]:
@@ -239,9 +233,6 @@ async def test_a_line_that_leads_nowhere_is_told(certificate: Path) -> None:
     assert "name isn't resolved" in details[3]
 
 
-# --- upstreams ------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `one.pem` and `one.key` for 127.0.0.1, to expire in two days."""
@@ -325,9 +316,6 @@ async def test_a_host_that_takes_no_connection_is_given_up_in_time() -> None:
         settings = settings_for(backend.url, SUBAK_UPSTREAM__CONNECT_TIMEOUT_S="0.2")
         found = await by_check(look_at_servers(settings.upstream))
     assert "no connection in time" in found[Check.UPSTREAM_CONNECT].detail
-
-
-# --- the first token ------------------------------------------------------------------------------
 
 
 async def test_the_first_token_is_measured_with_one_question_and_the_answer_aborted() -> None:

@@ -73,9 +73,6 @@ def only_problem(answer: Answer, status: int, code: str) -> None:
     assert json.loads(answer.body).get("code", code) == code
 
 
-# --- 22: upstreams that come and go ---------------------------------------------------------------
-
-
 class Flapping:
     """Is up in about half of all seconds, else it fails in one of four ways; keeps what it did to each question."""
 
@@ -176,9 +173,6 @@ async def test_u22_what_the_first_upstream_began_nobody_else_is_asked() -> None:
         assert text_of(answer.frames) == "begun "
         assert data_of(terminal_of(answer.frames))["code"] == "upstream_truncated"
         assert (breaking.questions, sound.questions) == (1, 0)
-
-
-# --- 28: who comes too slowly ---------------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -309,9 +303,6 @@ async def test_c28_an_answer_under_way_keeps_nothing_of_the_conversation_that_it
         assert text_of((await reader.whole()).frames) == "uno "
 
 
-# --- 29: who comes in too large a number ----------------------------------------------------------
-
-
 @asynccontextmanager
 async def listening(gateway: Running, count: int) -> AsyncIterator[list[Client]]:
     """Have so many read an answer of which they have got the first word."""
@@ -389,9 +380,6 @@ async def test_c29_past_the_memory_budget_new_streams_get_503_and_live_ones_go_o
         for reader in readers:
             assert text_of((await reader.whole()).frames).endswith("the end")
         assert terminal_of((await get(gateway, question_url())).frames).type == "done", "ended answers make room"
-
-
-# --- 30: no more file descriptors -----------------------------------------------------------------
 
 
 def cpu_s(pid: int) -> float:

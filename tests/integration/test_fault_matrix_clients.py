@@ -84,9 +84,6 @@ async def connect_raw(gateway: Running, *, receive_bytes: int | None = None) -> 
     return raw
 
 
-# --- 23: the client closes at token k -------------------------------------------------------------
-
-
 @pytest.mark.parametrize("k", [1, 2, 3])
 async def test_c23_a_client_that_leaves_at_token_k_is_waited_for_then_the_upstream_is_aborted(k: int) -> None:
     async with stalling(*WORDS[:k]) as upstream, running(upstream, clock=FakeClock()) as gateway:
@@ -126,9 +123,6 @@ async def test_c23_a_client_that_is_back_within_the_grace_time_finds_the_answer_
             assert transcribe((await client.whole()).body)[-2:] == ['3 token "due "', "4 done stop"]
         assert await gateway.observer.ended() == ("stop", "", 2)
         assert upstream.questions == 1
-
-
-# --- 24: resets, and a line that is dead without a word -------------------------------------------
 
 
 async def test_c24_a_reset_is_noticed_at_once() -> None:
@@ -190,9 +184,6 @@ async def test_c24_a_half_open_line_whose_buffers_are_full_is_given_up() -> None
             assert not proxy.connections[0].ended.is_set()
 
 
-# --- 25: gone before the first byte ---------------------------------------------------------------
-
-
 @pytest.mark.parametrize("is_reset", [True, False])
 async def test_c25_a_client_that_leaves_before_the_first_byte_ends_the_answer_after_the_grace_time(
     *, is_reset: bool
@@ -229,9 +220,6 @@ async def test_c25_a_client_that_leaves_while_the_upstream_is_silent_ends_its_wo
         gateway.pass_time(31)
         assert await gateway.observer.ended() == ("abandoned", "", 0)
         await upstream.connections[0].wait_closed()
-
-
-# --- 26, 27: who doesn't read, and who crawls -----------------------------------------------------
 
 
 async def ended_stream(gateway: Running) -> str:
@@ -330,8 +318,6 @@ async def test_c27_crawling_readers_take_bounded_memory_and_leave_a_healthy_one_
         assert upstream.questions == 1
 
 
-# --- 31: a poor line ------------------------------------------------------------------------------
-
 POOR_LINES: Final = {
     "latency": Line(to_client=Way(latency_s=0.15), to_server=Way(latency_s=0.15)),
     "jitter": Line(to_client=Way(jitter_s=0.05), to_server=Way(jitter_s=0.05)),
@@ -374,9 +360,6 @@ async def first_token_s(url: str) -> float:
         await client.begin("GET", question_url())
         await client.until(f'"data":"{WORDS[0]}"'.encode())
         return loop.time() - asked_at
-
-
-# --- 57: cut after each event ---------------------------------------------------------------------
 
 
 async def test_c57_resuming_after_any_event_gives_the_very_rest() -> None:
@@ -435,8 +418,6 @@ def seq_of(event: bytes) -> int:
     return int(found[1])
 
 
-# --- 58: cursors that can't be right --------------------------------------------------------------
-
 BAD_CURSORS: Final = {
     "garbage": ("Bali", 400),
     "negative": ("{id}.-1", 400),
@@ -478,9 +459,6 @@ async def test_c58_an_answer_past_its_replay_window_is_gone_then_unknown() -> No
         gateway.pass_time(3601)
         assert (await get(gateway, question_url(), Last_Event_ID=f"{stream_id}.2")).status == 404
         assert upstream.questions == 1
-
-
-# --- 60: one key, one generation ------------------------------------------------------------------
 
 
 async def test_c60_parallel_submits_with_one_key_are_one_question_and_equal_answers() -> None:

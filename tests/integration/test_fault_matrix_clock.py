@@ -176,9 +176,6 @@ async def test_s67_a_log_goes_on_where_a_killed_gateway_starts_again_an_hour_ear
     assert [row.core["outcome"] for row in rows if row.operation == "stream.end"] == ["interrupted"]
 
 
-# --- limits and tokens ----------------------------------------------------------------------------
-
-
 async def status_of(url: str, headers: Mapping[str, str] = MappingProxyType({})) -> int:
     """Ask; give what the answer's status is."""
     return (await ask(url, "GET", question_url(), headers.items())).status

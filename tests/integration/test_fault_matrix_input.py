@@ -102,9 +102,6 @@ def assert_started_nothing(gateway: Running, upstream: ScriptedUpstream) -> None
     assert not gateway.observer.of(StreamOpened)
 
 
-# --- 33: other versions, methods and expectations -------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("method", "target", "status"),
     [
@@ -179,8 +176,6 @@ async def test_c33_an_unknown_expectation_is_repeated_nowhere(gateway: Running, 
     assert answer.header("Content-Type") == "application/problem+json"
     assert CANARY.encode() not in answer.body
 
-
-# --- 34: who reads a request in two ways ----------------------------------------------------------
 
 TE: Final = b"Transfer-Encoding: chunked\r\n"
 CL: Final = b"Content-Length: 13\r\n"
@@ -401,8 +396,6 @@ async def test_c34_an_encoded_line_end_reaches_the_backend_encoded(
     assert "injected" not in upstream.requests[0].headers
 
 
-# --- 35: too much head ----------------------------------------------------------------------------
-
 LINE: Final = "GET /livez HTTP/1.1\r\nHost: a\r\n"
 BOMBS: Final = {
     "10 000 headers": (LINE + "A: b\r\n" * 10_000 + "\r\n", 431),
@@ -432,9 +425,6 @@ async def test_c35_too_large_a_head_is_refused_and_its_sender_can_read_why(
         answer = await client.whole()
     assert (answer.status, answer.is_clean) == (status, True)
     assert_started_nothing(gateway, upstream)
-
-
-# --- 36: too much body ----------------------------------------------------------------------------
 
 
 @ONE_LOOP
@@ -500,8 +490,6 @@ async def test_c36_without_length_and_coding_there_is_no_body(gateway: Running, 
         assert (await client.whole()).status == 400
     assert_started_nothing(gateway, upstream)
 
-
-# --- 37, 38, 39: questions of another shape -------------------------------------------------------
 
 TURN: Final = {"role": "user", "content": CANARY}
 SHAPES: Final[dict[str, tuple[object, int, str]]] = {
@@ -611,8 +599,6 @@ async def test_i39_only_users_and_assistants_speak_in_a_history(
     assert_started_nothing(gateway, upstream)
 
 
-# --- 40, 41: names that clients bring -------------------------------------------------------------
-
 INJECTION: Final = "a%0d%0aInjected:%20y"
 
 
@@ -665,8 +651,6 @@ async def test_c41_stream_ids_have_128_bits_of_chance_in_them(gateway: Running) 
     for at in range(21):  # base64url: 6 bits a character; the last one has 2
         assert len({chance[at] for chance in chances}) > 15, f"character {at} hardly varies"
 
-
-# --- 42: what a model may say ---------------------------------------------------------------------
 
 MODEL_OUTPUT: Final = (
     "<script>alert(1)</script>",

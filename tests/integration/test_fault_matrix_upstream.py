@@ -131,9 +131,6 @@ async def text_from(*steps: Step, **environment: str) -> str:
         return text_of(answer.frames)
 
 
-# --- 1-3: no answer -------------------------------------------------------------------------------
-
-
 async def test_u01_refused_connection_is_an_error_event_on_a_200() -> None:
     async with ScriptedUpstream(ANSWER) as upstream:
         url = upstream.url
@@ -212,8 +209,6 @@ async def test_u03_silence_is_bridged_by_heartbeats_and_ended_by_the_idle_deadli
         await assert_recorded(gateway, TIMEOUT, "idle", [frame for frame in frames if frame.event == "message"])
 
 
-# --- 4-6: half an answer --------------------------------------------------------------------------
-
 CUTS: dict[str, tuple[str, list[Step]]] = {
     "u04 reset": ("connection_reset", [Reset()]),
     "u05 closed, length unknown": ("no_done", [Close()]),
@@ -278,9 +273,6 @@ async def test_u06_broken_chunks_are_truncated(name: str) -> None:
 async def test_u05_unfinished_block_at_the_end_is_not_a_token() -> None:
     async with gateway_before(Head(), CIAO, Body(b'data: {"text": "mondo"}\n'), End()) as (gateway, _):
         await assert_fails(gateway, TRUNCATED, "no_done", text="Ciao ")
-
-
-# --- 7-11: an answer of another kind --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -348,8 +340,6 @@ async def test_u11_compressed_body_is_refused_unread(coding: str) -> None:
         assert upstream.requests[0].headers["accept-encoding"] == "identity"
         assert resident_bytes() - before_bytes < 32 * MIB
 
-
-# --- 12-15: odd bytes -----------------------------------------------------------------------------
 
 ODD_BODY = (
     b"\xef\xbb\xbf: ok\r\rretry: 10\r\n"
@@ -445,9 +435,6 @@ async def test_u15_names_and_ids_of_the_upstream_inject_nothing() -> None:
         assert terminal_of(answer.frames).type == "done"
         assert answer.body.count(b"retry:") == 1
         assert b"intruder" not in answer.body
-
-
-# --- 16-18: too much, and odd JSON ----------------------------------------------------------------
 
 
 async def test_u16_a_token_of_a_megabyte_is_delivered_where_the_bound_allows_it() -> None:
@@ -571,9 +558,6 @@ async def test_u18_odd_json_is_text_or_nothing(data: str, text: str) -> None:
 async def test_u18_what_begins_like_an_object_and_is_none_ends_the_answer(data: str) -> None:
     async with gateway_before(Head(), CIAO, Frame(data), Stall()) as (gateway, _):
         await assert_fails(gateway, ERROR, "bad_json", text="Ciao ")
-
-
-# --- 19-21: the network below ---------------------------------------------------------------------
 
 
 async def test_u19_line_that_swallows_everything_is_ended_by_the_idle_deadline() -> None:

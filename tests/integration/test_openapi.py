@@ -84,9 +84,6 @@ def routes_in(document: Object) -> set[tuple[str, str]]:
     return {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
 
 
-# --- the documents --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("port", [public, admin])
 async def test_document_is_openapi_3_2(gateway: Running, port: OfGateway) -> None:
     document = await port(gateway).document()
@@ -156,9 +153,6 @@ async def test_a_start_imports_nothing_of_it() -> None:
         sys.executable, "-c", script, env=child_environment(), stdout=asyncio.subprocess.PIPE
     )
     assert (await process.communicate())[0] == b"[]\n"
-
-
-# --- the gateway ----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

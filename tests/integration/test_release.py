@@ -78,9 +78,6 @@ def tar_files(archive: Path) -> dict[str, bytes]:
         return {name.partition("/")[2]: content.read() for name, content in files.items() if content is not None}
 
 
-# --- wheel and sdist ----------------------------------------------------------------------------------
-
-
 def test_the_wheel_is_the_package_to_the_file_and_nothing_else(release: Release) -> None:
     files = wheel_files(release.built.wheel)
     about = f"subak-{__version__}.dist-info/"
@@ -141,9 +138,6 @@ def test_the_same_tree_gives_the_same_bytes_wherever_and_whenever_it_is(release:
         assert (made / first.name).read_bytes() == first.read_bytes(), first.name
 
 
-# --- installed ----------------------------------------------------------------------------------------
-
-
 @ONE_LOOP
 async def test_the_demo_of_the_wheel_answers_in_its_page_without_any_network(installed: Installed) -> None:
     probe = await run(*ALONE, "true")
@@ -181,9 +175,6 @@ def test_the_figures_are_told(release: Release, installed: Installed) -> None:
     assert re.search(r"^install the wheel +[\d.]+ s$", told, re.MULTILINE)
     for name in ("subak --help", "subak serve, to the first 200"):
         assert re.search(rf"^{name} +[\d,]+ ms at best of \d, median [\d,]+ ms$", told, re.MULTILINE)
-
-
-# --- the browser client -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -252,9 +243,6 @@ def test_the_client_is_what_the_gateway_serves_with_types_and_license_and_nothin
     assert files["dist/LICENSE"] == (ROOT / "LICENSE").read_bytes()
 
 
-# --- the SBOM -----------------------------------------------------------------------------------------
-
-
 def test_the_sbom_is_valid_and_names_no_place_of_the_machine_that_made_it(bom: str, installed: Installed) -> None:
     check_bom(bom)
     with pytest.raises(ValueError, match="not valid"):
@@ -278,9 +266,6 @@ def test_the_sbom_names_what_is_locked_and_what_of_others_is_inside(bom: str) ->
     depends = {each["ref"]: set(each.get("dependsOn", [])) for each in described["dependencies"]}
     assert uplot in depends[described["metadata"]["component"]["bom-ref"]]
     assert {ref for refs in depends.values() for ref in refs} <= set(depends)
-
-
-# --- the tag ------------------------------------------------------------------------------------------
 
 
 def test_a_tag_is_for_a_committed_tree_of_that_version_with_a_dated_changelog() -> None:

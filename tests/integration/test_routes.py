@@ -71,9 +71,6 @@ def problem_of(answer: Answer) -> dict[str, object]:
     return problem
 
 
-# --- asking ---------------------------------------------------------------------------------------
-
-
 async def test_question_by_get_gives_metadata_tokens_sources_and_one_done(gateway: Running) -> None:
     answer = await get(gateway, question_url())
     assert (answer.status, answer.is_clean) == (200, True)
@@ -334,9 +331,6 @@ async def test_question_too_long_for_the_backend_s_url_names_the_setting(
     assert upstream.questions == 0
 
 
-# --- one stream, by its id ------------------------------------------------------------------------
-
-
 async def test_created_stream_is_followed_by_its_links(upstream: ScriptedUpstream, gateway: Running) -> None:
     created = await post(gateway, "/v1/streams", {"query": "ciao"})
     stream_id = created.header("Subak-Stream-Id")
@@ -514,9 +508,6 @@ async def test_key_that_anybody_could_guess_or_nobody_can_send_is_refused(
     assert upstream.questions == 0
 
 
-# --- the flag -------------------------------------------------------------------------------------
-
-
 async def test_flag_off_refuses_with_the_founding_document_s_body(closed_gateway: Running) -> None:
     with_origin = (
         b'{"ok":false,"code":"feature_flag_disabled","flag":"ENABLE_SSE_STREAMING","origin":"https://x.example"}'
@@ -554,9 +545,6 @@ async def test_features_tell_whether_streaming_is_on(is_on: bool) -> None:
     async with running(is_on=is_on) as gateway:
         answer = await get(gateway, "/v1/features")
     assert (answer.status, answer.json) == (200, {"sse": is_on})
-
-
-# --- refusals -------------------------------------------------------------------------------------
 
 
 @ONE_LOOP
@@ -946,8 +934,6 @@ async def test_target_that_is_not_even_parsed_is_414(gateway: Running) -> None:
     assert CANARY.encode() not in answer.body
 
 
-# --- CORS -----------------------------------------------------------------------------------------
-
 EXPOSED = {
     "Subak-Stream-Id",
     "Subak-Resumed-From",
@@ -1019,9 +1005,6 @@ async def test_preflight_of_another_origin_is_403(gateway: Running) -> None:
 async def test_options_without_an_origin_tells_the_methods(gateway: Running) -> None:
     answer = await ask(gateway, "OPTIONS", "/v1/streams/x")
     assert (answer.status, answer.header("Allow")) == (204, "GET, DELETE, OPTIONS")
-
-
-# --- health and demo ------------------------------------------------------------------------------
 
 
 async def test_livez_and_readyz(gateway: Running) -> None:

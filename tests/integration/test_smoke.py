@@ -55,9 +55,6 @@ async def looked_at(course: Course, *checks: Check) -> Finding:
     return findings[-1]
 
 
-# --- ways of being wrong ------------------------------------------------------------------------------
-
-
 def answers(status: int, body: bytes = b"{}", **headers: str) -> Spoil:
     def spoil(answer: Spoilt) -> None:
         answer.status, answer.body = status, body
@@ -260,9 +257,6 @@ async def test_an_answer_that_was_over_before_its_stop_is_not_called_stopped() -
     assert "--question" in finding.detail
 
 
-# --- the flag -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("check", [Check.STREAM_GET, Check.STREAM_POST])
 async def test_refusals_while_streaming_is_off_are_as_clients_know_them(check: Check) -> None:
     async with running(is_on=False) as gateway, smoking(gateway) as (course, _):
@@ -289,8 +283,6 @@ async def test_streaming_that_is_on_and_should_be_off_is_told_and_nothing_is_ask
     assert [finding.status for finding in findings] == [Status.FAILED, Status.NOT_CHECKED, Status.NOT_CHECKED]
     assert "subak flags set --off" in findings[0].fix
 
-
-# --- the limit ----------------------------------------------------------------------------------------
 
 AT_THE_LIMIT: Final = Wants("What is a KITAS?", with_limit=True, recorded_s=10)
 
@@ -361,8 +353,6 @@ async def test_limit_headers_on_some_answers_only_are_told_and_none_at_all_is_no
         assert (await looked_at(course, Check.LIMIT_HEADERS)).status is Status.FAILED
 
 
-# --- the admin listener -------------------------------------------------------------------------------
-
 SEARCH: Final = "GET /-/audit/search"
 AT_ONCE: Final = Wants("What is a KITAS?", recorded_s=0)
 CUT_AND_RESUMED: Final = (*ASKED, Check.RESUME)
@@ -428,9 +418,6 @@ async def test_without_an_admin_listener_what_is_seen_there_is_not_checked() -> 
         for check in (Check.AUDIT, Check.AUDIT_VIOLATION, Check.METRICS):
             finding = await looked_at(course, check)
             assert (finding.status, "--admin" in finding.detail) == (Status.NOT_CHECKED, True)
-
-
-# --- the command --------------------------------------------------------------------------------------
 
 
 async def smoke(*arguments: str, **environment: str) -> tuple[int, dict[str, Any], str]:

@@ -54,8 +54,6 @@ KIB: Final = 1024
 MB: Final = 1_000_000
 
 
-# --- 27: a thousand that read a byte a second -----------------------------------------------------
-
 TOKEN_S: Final = 0.1
 """The healthy answers' pace, in seconds a token."""
 TOKENS: Final = 40
@@ -178,8 +176,6 @@ async def test_c27_readers_of_a_byte_a_second_take_bounded_memory_and_leave_the_
         subak.signal(signal.SIGTERM)
         assert (await subak.ended())[0] == 0
 
-
-# --- 72: thousands of answers with faults, one after the other ------------------------------------
 
 ANSWERS: Final = runs(fast=200, default=500, soak=20_000)
 AT_ONCE: Final = 50

@@ -31,8 +31,6 @@ def repeatable(mutator: Mutator, content: bytes) -> str:
     return f"seed {mutator.seed}, input {content!r}"
 
 
-# --- event streams --------------------------------------------------------------------------------
-
 STREAMS: Final = (
     b"\xef\xbb\xbfevent: token\nid: st_x.1\ndata: one\ndata: two\nretry: 100\n\n: comment\n\n",
     b"data: a\r\rdata:b\r\n\r\ndata\n\nid\ndata: c\n\nevent\ndata: d\n\n",
@@ -58,9 +56,6 @@ def test_s75_event_streams_are_read_the_same_in_any_slices() -> None:
     mutator = Mutator(STREAMS, FIELDS)
     for content in mutator.inputs():
         assert read([content]) == read(mutator.slices(content)), repeatable(mutator, content)
-
-
-# --- what upstreams say ---------------------------------------------------------------------------
 
 
 class Frames(Protocol):
@@ -126,8 +121,6 @@ def test_s75_what_upstreams_say_is_events_and_at_most_one_ending(
         assert whole == sliced, repeatable(mutator, content)
 
 
-# --- upstreams' HTTP ------------------------------------------------------------------------------
-
 HEADS: Final = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\nConnection: close\r\n\r\n",
@@ -168,8 +161,6 @@ def test_s75_upstreams_http_is_a_body_or_malformed() -> None:
             size_bytes += len(response.feed(part))
         assert size_bytes <= len(body), f"head {head!r}, body {body!r}"
 
-
-# --- settings and cursors -------------------------------------------------------------------------
 
 FILES: Final = (
     b'[server]\nhost = "127.0.0.1"\nport = 8080\n[features]\nsse_streaming = true\n',

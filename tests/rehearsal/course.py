@@ -128,8 +128,6 @@ class Course:
         await self._off_for_good()
         await self._afterwards()
 
-    # --- the phases -----------------------------------------------------------------------------------
-
     async def _flag_off(self) -> None:
         async with self._phase("flag off", "`subak check`, back-up, smoke, load") as done:
             await self._subak("check")
@@ -245,8 +243,6 @@ class Course:
             expect(len(started) >= served, f"every stream is in the trail: {len(started)} of {served}")
             done.facts.append(f"{len(started)} streams are in the trail, each with start and end")
 
-    # --- a phase ----------------------------------------------------------------------------------------
-
     @asynccontextmanager
     async def _phase(self, name: str, did: str, from_s: float | None = None) -> AsyncIterator[Done]:
         """Note what is done, and say how it ended. In every phase all get an answer, and `/chat`'s is right.
@@ -314,8 +310,6 @@ class Course:
 
         return self._seconds((await rollout.until(is_there, f"step {step + 1} begins", STEP_S)).step_since)
 
-    # --- what is done -----------------------------------------------------------------------------------
-
     async def _subak(self, *arguments: str) -> str:
         return await self._deployment.subak(*arguments)
 
@@ -356,8 +350,6 @@ class Course:
     async def _pass(self, seconds: float) -> None:
         """Let the load go on for so long."""
         await asyncio.sleep(seconds)
-
-    # --- what is waited for and expected ---------------------------------------------------------------
 
     async def _until_back_at(self, percentage: float) -> None:
         async def is_back() -> bool:

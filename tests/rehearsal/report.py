@@ -132,9 +132,6 @@ def write(rehearsed: Rehearsed, folder: Path) -> None:
     (folder / PAGE).write_text(page_of(rehearsed), encoding="utf-8")
 
 
-# --- the page -------------------------------------------------------------------------------------
-
-
 def page_of(rehearsed: Rehearsed) -> str:
     """Spell the page."""
     return "\n".join([*_lines(rehearsed), ""])
@@ -294,8 +291,6 @@ def percentile(values: Sequence[float], share: float) -> float:
     ranked = sorted(values)
     return ranked[max(0, math.ceil(share * len(ranked)) - 1)] if ranked else math.nan
 
-
-# --- the charts -----------------------------------------------------------------------------------
 
 _TITLES: Final[Mapping[str, str]] = {
     "rehearsal-arms": "The flag's percentage, and the share of the callers who were let in",

@@ -38,9 +38,6 @@ def asked(at_s: float, caller: str = "caller-1", *, status: int = 200, is_whole:
     return Asked(at_s, at_s + 0.1, caller, status, is_whole, 45.0 if is_whole else None, None if is_whole else 40.0, "")
 
 
-# --- who is in --------------------------------------------------------------------------------------
-
-
 def test_callers_are_on_the_arm_that_the_flag_gave_them() -> None:
     told = [asked(1), asked(2, "caller-2", status=403, is_whole=False), asked(3, "tester-1")]
     assert Arms.of(told) == arms([1], [2])
@@ -89,9 +86,6 @@ def test_what_was_decided_after_a_stretch_says_nothing_about_it() -> None:
     assert len(Stretch(0, 30).of([asked(0.1), within, late, asked(29.8), asked(30)])) == 4
 
 
-# --- /chat ------------------------------------------------------------------------------------------
-
-
 def chat_answer(body: bytes = b"{}", status: int = 200, *, is_clean: bool = True, **headers: str) -> Answer:
     named = {"Content-Type": "application/json", "Date": "now", "Server": "one"} | headers
     return Answer(status=status, headers=[*named.items()], pieces=[body], is_clean=is_clean)
@@ -128,9 +122,6 @@ def test_of_many_differences_the_first_are_told_and_all_are_counted() -> None:
     assert (len(compared.differences), compared.difference_count) == (5, 20)
 
 
-# --- streams ----------------------------------------------------------------------------------------
-
-
 def part(*events: str, is_clean: bool = True) -> Answer:
     return Answer(status=200, pieces=["".join(events).encode()], is_clean=is_clean)
 
@@ -157,9 +148,6 @@ METADATA, TOKEN, DONE = event(1, "metadata", "{}"), event(2, "token", '"Ciao"'),
 )
 def test_an_answer_is_whole_only_with_every_event_once_and_its_end(parts: list[Answer], trouble: str) -> None:
     assert trouble_of(parts) == trouble
-
-
-# --- expectations and what is heard -----------------------------------------------------------------
 
 
 async def test_an_expectation_that_is_not_met_says_so() -> None:
@@ -198,8 +186,6 @@ async def test_a_rollout_that_ends_otherwise_is_told_with_its_reason() -> None:
     with pytest.raises(Unmet, match=r"5 % begins: it is rolled_back at 0 %, error-rate is 60 %"):
         await following.until(lambda now: now.step == 1, "5 % begins", 20)
 
-
-# --- the report -------------------------------------------------------------------------------------
 
 SEEN = Figures(45.0, 60.0, 15.0, 0.0, 100.0, 40.0)
 

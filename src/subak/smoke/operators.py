@@ -34,9 +34,6 @@ class _Page(msgspec.Struct):
     rows: list[_Row]
 
 
-# --- the audit trail ----------------------------------------------------------------------------------
-
-
 async def check_audit(course: Course) -> Seen:
     """The question is in the trail: one start, one end, and the resume; or the refusal, where streaming is off."""
     desk = course.need_desk("the audit trail")
@@ -108,9 +105,6 @@ def _date_of(reply: Reply) -> datetime:
     except (ValueError, OverflowError):
         return datetime.now(UTC)
     return date.replace(tzinfo=date.tzinfo or UTC)
-
-
-# --- the metrics --------------------------------------------------------------------------------------
 
 
 async def check_metrics(course: Course) -> Seen:

@@ -74,9 +74,6 @@ async def _look_at_line(course: Course) -> LineFinding:
     return judge_line(await listen(course.line.session, course.line.base_url))
 
 
-# --- asking -----------------------------------------------------------------------------------------
-
-
 async def check_get(course: Course) -> Seen:
     """A question by GET is answered to its end; or refused, where streaming is off."""
     ask = partial(course.line.listen, "GET", f"{CHAT_STREAM}?{urlencode({'query': course.wants.question})}")
@@ -135,9 +132,6 @@ def _first_token(heard: Heard) -> str:
 def _figures(heard: Heard, reader: AnswerReader) -> dict[str, float]:
     figures = {"tokens": float(reader.tokens), "heartbeats": float(reader.heartbeats)}
     return figures if heard.first_token_ms is None else figures | {"first_token_ms": heard.first_token_ms}
-
-
-# --- an answer that was asked for --------------------------------------------------------------------
 
 
 async def check_resume(course: Course) -> Seen:
@@ -214,9 +208,6 @@ def _asked(course: Course) -> Asked:
     if course.asked is None:
         raise NotChecked("there is no answer to come back to: see `stream.post`")
     return course.asked
-
-
-# --- /chat --------------------------------------------------------------------------------------------
 
 
 async def check_chat(course: Course) -> Seen:

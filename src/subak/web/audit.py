@@ -115,8 +115,6 @@ class AuditRoutes:
             *[AdminRoute("POST", f"/-/audit/{name}", partial(self.order, kind)) for name, kind in ORDERS.items()],
         ]
 
-    # --- looking -----------------------------------------------------------------------
-
     async def search_by_url(self, request: web.Request) -> web.Response:
         """Search by time, operation, outcome and stream: `?since=…&operation=…&limit=…`."""
         fields = dict(request.query)
@@ -172,8 +170,6 @@ class AuditRoutes:
         now_ms, term_ms = self._trail.clock.time_ms(), self._trail.term_ms
         return json_response(await self._read(lambda reader: would_prune(reader, now_ms=now_ms, term_ms=term_ms)))
 
-    # --- verifying ---------------------------------------------------------------------
-
     async def verify(self, request: web.Request) -> web.Response:
         """Begin to verify the log; `GET` tells how far it is, and in the end what was found. One at a time."""
         claim = await read_struct(request, Claim, MAX_ANCHORS_BYTES)
@@ -194,8 +190,6 @@ class AuditRoutes:
             raise NotThere("Nothing was verified since the start: POST /-/audit/verify begins.")
         return json_response(self._verification.shown)
 
-    # --- ordering ----------------------------------------------------------------------
-
     async def order(self, kind: type[Order], request: web.Request) -> web.Response:
         """Carry out an order."""
         return json_response(await self._carry_out(request, await read_struct(request, kind, MAX_BODY_BYTES)))
@@ -208,8 +202,6 @@ class AuditRoutes:
                     return await asyncio.wrap_future(self._trail.log.perform(partial(order.carry_out, by=by)))
             except TimeoutError:
                 raise AuditUnavailable("It takes long, and is carried out all the same. Look again later.") from None
-
-    # --- threads -----------------------------------------------------------------------
 
     async def _read(self, look: Callable[[LogReader], Result]) -> Result:
         """Read the log on a thread, as it is now."""

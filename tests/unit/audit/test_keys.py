@@ -134,9 +134,6 @@ def test_days_and_months_are_of_utc(time_ms: int, day: str) -> None:
     assert (day_of(time_ms), month_of(time_ms)) == (day, day[:7])
 
 
-# --- the subjects' keys ----------------------------------------------------------------
-
-
 def test_a_key_is_found_by_its_number_once_it_is_on_disk(tmp_path: Path) -> None:
     subjects = SubjectKeys(tmp_path, WRAPPING)
     keys = [subjects.key_for(MONTH, bytes([number]) * 32) for number in range(3)]

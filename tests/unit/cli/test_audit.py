@@ -80,9 +80,6 @@ def seqs(run: Run, *arguments: str) -> list[object]:
     return [row["seq"] for row in found(run, *arguments)]
 
 
-# --- search ------------------------------------------------------------------------------
-
-
 @pytest.mark.usefixtures("log")
 def test_rows_are_found_by_operation_outcome_and_stream(run: Run) -> None:
     assert seqs(run, "--operation", "stream.start") == [1, 3, 5, 7, 9, 11]
@@ -156,9 +153,6 @@ def test_an_unknown_operation_is_told_with_those_there_are(run: Run) -> None:
     assert "stream.start" in result.stderr
 
 
-# --- verify and prove ----------------------------------------------------------------------
-
-
 def test_a_whole_log_verifies(run: Run, log: Log) -> None:
     result = run("audit", "verify", "--vkey", log.vkey, "--anchor", str(log.anchors), "--with-keys")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -216,9 +210,6 @@ def test_a_proof_checks_and_a_changed_one_doesnt(run: Run, log: Log, tmp_path: P
     assert run("audit", "prove", "99").exit_code == 1
 
 
-# --- people --------------------------------------------------------------------------------
-
-
 def test_an_access_request_is_answered_and_recorded(run: Run, log: Log) -> None:
     result = run("audit", "export", "--subject", "user:ann", "--why", "a request of 3 March")
     rows = json.loads(result.stdout)["rows"]
@@ -253,9 +244,6 @@ def test_evidence_is_kept_with_a_reason_and_one_stream_is_erased_alone(run: Run,
     assert json.loads(run("audit", "erase", "--subject", "user:ann", *because, "--yes", "--json").stdout)["rows"] == 3
     assert seqs(run, "--subject", "user:ann") == [13]
     assert_verifies(log.folder)
-
-
-# --- holds, terms, seals ---------------------------------------------------------------------
 
 
 def test_a_hold_keeps_everything_until_it_is_lifted(run: Run, log: Log) -> None:
@@ -296,9 +284,6 @@ def test_a_checkpoint_is_an_anchor(run: Run, log: Log, tmp_path: Path) -> None:
     result = run("audit", "verify", "--vkey", log.vkey, "--anchor", "mine")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "1 anchors" in result.stdout
-
-
-# --- copies -----------------------------------------------------------------------------------
 
 
 def test_a_copy_is_whole_though_the_log_was_sealed_again_since(
@@ -404,8 +389,6 @@ def test_what_cannot_be_put_back_replaces_nothing(run: Run, log: Log, tmp_path: 
     assert (log.folder / "audit.db").read_bytes() == before
     assert_verifies(log.folder)
 
-
-# --- what can't be tried -------------------------------------------------------------------------
 
 EVERY_COMMAND = (
     ("search",),

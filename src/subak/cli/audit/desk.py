@@ -114,9 +114,6 @@ def _publish(settings: Settings, note: str) -> None:
         click.echo(f"subak: the anchor file wasn't written: {error}", err=True)
 
 
-# --- the gateway ---------------------------------------------------------------------
-
-
 def _ask_gateway(order: Order, settings: Settings, gateway_url: str | None, in_use: LogInUse) -> Done:
     if gateway_url is None and not settings.admin.enabled:
         raise GatewayRefused(
