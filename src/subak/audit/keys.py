@@ -21,7 +21,7 @@ import msgspec
 
 from subak.audit.checkpoints import SealingKey
 from subak.audit.errors import StoreUnavailable, trouble_of
-from subak.core.digests import keyed_digest
+from subak.core.digests import DigestKey
 from subak.core.notes import MalformedNote, VerifierKey, is_name
 
 KEY_FILE: Final = "audit.keys"
@@ -29,7 +29,7 @@ SECRET_BYTES: Final = 32
 QUERY_PEPPER_DAYS: Final = 7
 _FORMAT: Final = 1
 _ORIGIN_BYTES: Final = 8
-_DAY_MS: Final = 86_400_000
+DAY_MS: Final = 86_400_000
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 
 BACK_UP: Final = (
@@ -69,6 +69,7 @@ class AuditKeys:
         self.first_vkey = VerifierKey.parse(content.first_vkey)
         self.sealing = SealingKey(content.origin, content.sealing_seed)
         self.wrapping_key = content.wrapping_key
+        self._digest_keys: dict[str, DigestKey] = {}
 
     # --- sealing -------------------------------------------------------------------
 
@@ -108,19 +109,25 @@ class AuditKeys:
 
         Makes the month's pepper at its first use.
         """
-        pepper = self._content.months.get(month)
-        if pepper is None:
-            pepper = secrets.token_bytes(SECRET_BYTES)
-            self._change(months=self._content.months | {month: pepper})
-        return keyed_digest(pepper, label, *(part.encode() for part in parts))
+        key = self._digest_keys.get(month)
+        if key is None:
+            pepper = self._content.months.get(month)
+            if pepper is None:
+                pepper = secrets.token_bytes(SECRET_BYTES)
+                self._change(months=self._content.months | {month: pepper})
+            key = self._digest_keys[month] = DigestKey(pepper)
+        return key.digest(label, *map(str.encode, parts))
 
     def query_hash(self, day: str, *parts: str) -> bytes:
         """Give the digest of one caller's question on one day: 32 bytes. Makes the day's pepper at its first use."""
-        pepper = self._content.days.get(day)
-        if pepper is None:
-            pepper = secrets.token_bytes(SECRET_BYTES)
-            self._change(days=self._content.days | {day: pepper})
-        return keyed_digest(pepper, "subak.audit.query.v1", *(part.encode() for part in parts))
+        key = self._digest_keys.get(day)
+        if key is None:
+            pepper = self._content.days.get(day)
+            if pepper is None:
+                pepper = secrets.token_bytes(SECRET_BYTES)
+                self._change(days=self._content.days | {day: pepper})
+            key = self._digest_keys[day] = DigestKey(pepper)
+        return key.digest("subak.audit.query.v1", *map(str.encode, parts))
 
     @property
     def months(self) -> tuple[str, ...]:
@@ -134,7 +141,7 @@ class AuditKeys:
 
     def destroy_query_peppers(self, *, now_ms: int) -> None:
         """Destroy the peppers of days that are over a week ago."""
-        last_day = day_of(now_ms - QUERY_PEPPER_DAYS * _DAY_MS)
+        last_day = day_of(now_ms - QUERY_PEPPER_DAYS * DAY_MS)
         days = {day: pepper for day, pepper in self._content.days.items() if day >= last_day}
         if days != self._content.days:
             self._change(days=days)
@@ -155,6 +162,7 @@ class AuditKeys:
         except OSError as error:
             raise StoreUnavailable(trouble_of(error)) from error
         self._content = content
+        self._digest_keys.clear()
 
 
 def load_keys(directory: Path, *, on_created: Callable[[Path, VerifierKey], None] | None = None) -> AuditKeys:
@@ -185,7 +193,7 @@ def month_of(time_ms: int) -> str:
 
 def day_of(time_ms: int) -> str:
     """Give the UTC day, `2026-11-23`."""
-    return date.fromordinal(_EPOCH_DAY + time_ms // _DAY_MS).isoformat()
+    return date.fromordinal(_EPOCH_DAY + time_ms // DAY_MS).isoformat()
 
 
 def _make(path: Path) -> AuditKeys:

@@ -17,6 +17,8 @@ from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
+import msgspec
+
 from subak.audit.bell import Bell
 from subak.audit.errors import StoreDamaged, StoreUnavailable, Trouble
 from subak.audit.operations import Operation
@@ -121,7 +123,7 @@ class LogState(NamedTuple):
     sealed_size: int
 
 
-class _Entry(NamedTuple):
+class _Entry(msgspec.Struct, frozen=True):
     stamped: Stamped
     ticket: Ticket
 
@@ -169,6 +171,7 @@ class AuditLog:
         self._on_defect = on_defect
         self._queue: deque[_Entry | _Command | _Close] = deque()
         self._bell = Bell()
+        self._ring = self._bell.ring
         self._held: deque[_Entry] = deque()
         self._trouble: str | None = None
         self._is_closed = False
@@ -186,13 +189,29 @@ class AuditLog:
         self._thread.start()
 
     @property
+    def trouble(self) -> str | None:
+        """Why it takes no records; None while it does."""
+        return self._trouble
+
+    @property
+    def oldest_waiting_s(self) -> float:
+        """How long the oldest record has waited to be committed."""
+        if not self._held:
+            return 0.0
+        try:
+            oldest = self._held[0].stamped
+        except IndexError:
+            return 0.0  # the thread took it between the two
+        return max(0.0, self._clock.monotonic() - oldest.mono_ms / 1000)
+
+    @property
     def state(self) -> LogState:
         """How it does."""
         writer = self._writer
         return LogState(
             trouble=self._trouble,
             queued=len(self._queue) + len(self._held),
-            oldest_waiting_s=self._oldest_waiting_s(),
+            oldest_waiting_s=self.oldest_waiting_s,
             written=self._written,
             lost=self._lost + self._lost_at_door,
             failed_seals=self._failed_seals,
@@ -217,10 +236,10 @@ class AuditLog:
         if self._is_closed or len(self._queue) >= self._max_queued:
             self._lost_at_door += 1
             return Ticket(_CLOSED if self._is_closed else _QUEUE_FULL)
-        ticket = Ticket(self._trouble, self._bell.ring)
+        ticket = Ticket(self._trouble, self._ring)
         self._queue.append(_Entry(stamped, ticket))
         if len(self._queue) == MAX_BATCH_ROWS:
-            self._bell.ring()
+            self._ring()
         return ticket
 
     def perform(self, action: Callable[[LogWriter], Result]) -> Future[Result]:
@@ -249,14 +268,7 @@ class AuditLog:
 
     def _put(self, urgent: "_Command | _Close") -> None:
         self._queue.append(urgent)
-        self._bell.ring()
-
-    def _oldest_waiting_s(self) -> float:
-        try:
-            oldest = self._held[0].stamped
-        except IndexError:
-            return 0.0
-        return max(0.0, self._clock.monotonic() - oldest.mono_ms / 1000)
+        self._ring()
 
     # --- the thread ------------------------------------------------------------------
 
@@ -291,11 +303,11 @@ class AuditLog:
         while self._queue:
             taken = self._queue.popleft()
             if not isinstance(taken, _Entry):
-                self._bell.ring()
+                self._ring()
                 return taken
             self._hold(taken)
             if len(self._held) >= MAX_BATCH_ROWS and self._trouble is None:
-                self._bell.ring()
+                self._ring()
                 return None
         return None
 

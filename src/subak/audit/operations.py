@@ -9,6 +9,7 @@ security of the service.
 import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from math import inf
 from typing import Final, NamedTuple
 
 TERM_DAYS: Final = 90
@@ -54,6 +55,7 @@ class Form(NamedTuple):
 
 
 _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/{}+=-]{0,127}")
+_PATH: Final = re.compile(rf"/+({_WORD.pattern})?")
 
 
 def _is_word(value: object) -> bool:
@@ -61,7 +63,7 @@ def _is_word(value: object) -> bool:
 
 
 def _is_path(value: object) -> bool:
-    return isinstance(value, str) and value.startswith("/") and _is_word(value.lstrip("/") or "root")
+    return isinstance(value, str) and _PATH.fullmatch(value) is not None
 
 
 def _is_count(value: object) -> bool:
@@ -69,7 +71,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_milliseconds(value: object) -> bool:
-    return type(value) in {int, float} and 0 <= value < float("inf")  # type: ignore[operator]  # the types are checked
+    return (type(value) is float or type(value) is int) and 0 <= value < inf
 
 
 def _is_flag(value: object) -> bool:
@@ -194,6 +196,8 @@ class Operation(StrEnum):
     GDPR_ERASE = "gdpr.erase"
     GDPR_EXPORT = "gdpr.export"
 
+    __hash__ = str.__hash__
+
     @property
     def rule(self) -> Rule:
         """What it may write."""
@@ -306,15 +310,19 @@ RULES: Final[Mapping[Operation, Rule]] = {
 }
 
 
+_PERMITTED: Final = {operation: {name: FIELDS[name].takes for name in rule.fields} for operation, rule in RULES.items()}
+
+
 class NotPermitted(ValueError):
     """The table doesn't let this be written. A defect of the caller; the text names the field, never a value."""
 
 
 def check_fields(operation: Operation, fields: Mapping[str, object]) -> None:
     """Raise NotPermitted unless the operation may write these core fields with these values."""
-    permitted = RULES[operation].fields
+    permitted = _PERMITTED[operation]
     for name, value in fields.items():
-        if name not in permitted:
+        takes = permitted.get(name)
+        if takes is None:
             raise NotPermitted(f"{operation}: the field {name} isn't written here")
-        if not FIELDS[name].takes(value):
+        if not takes(value):
             raise NotPermitted(f"{operation}.{name}: expected {FIELDS[name].about}")

@@ -64,6 +64,21 @@ _REPORTED: Final = {
 }
 _MADE_HERE: Final = re.compile(r"c_[0-9a-f]{20}")
 """A connection's label that the gateway made up. One that a client chose may name somebody: it stays out."""
+_HEARD: Final = frozenset(
+    {
+        StreamEnded,
+        ReaderAttached,
+        StopRequested,
+        Refused,
+        AdminActed,
+        Authenticated,
+        AuthReported,
+        FlagChanged,
+        DrainStarted,
+        DrainEnded,
+    }
+)
+"""Of each question some facts are told that are none of these: one look instead of ten."""
 _NO_WORD: Final = re.compile(r"[^A-Za-z0-9_.:/{}+=-]+")
 _MAX_WORD: Final = 128
 
@@ -98,6 +113,10 @@ class Recorder:
 
     def notify(self, fact: Fact) -> None:
         """Record it, if it is to be recorded. Takes some microseconds and never waits."""
+        if type(fact) in _HEARD:
+            self._hear(fact)
+
+    def _hear(self, fact: Fact) -> None:
         match fact:
             case StreamEnded():
                 self._lost_streams += fact.outcome == ErrorCode.PRODUCER_LOST
@@ -170,8 +189,8 @@ class Recorder:
     @property
     def trouble(self) -> str | None:
         """Why nothing can be recorded now; None while it can."""
-        state = self._log.state
-        return STALLED if state.trouble is None and state.oldest_waiting_s > COMMIT_S else state.trouble
+        log = self._log
+        return STALLED if log.trouble is None and log.oldest_waiting_s > COMMIT_S else log.trouble
 
     # --- the process -------------------------------------------------------------------
 

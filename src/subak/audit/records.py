@@ -56,12 +56,16 @@ class Record(msgspec.Struct, frozen=True):
     stream: str = ""
 
 
-class Stamped(NamedTuple):
+class Stamped(msgspec.Struct, frozen=True):
     """A record and when it happened: milliseconds since the epoch, and of the monotonic clock."""
 
     record: Record
     time_ms: int
     mono_ms: int
+
+
+PersonalColumns = tuple[bytes | None, bytes | None, bytes | None, bytes | None]
+"""What an erasure takes away: `subject`, `address`, `nonce` and `ct` of a row."""
 
 
 class Row(NamedTuple):
@@ -91,7 +95,7 @@ class Row(NamedTuple):
         return self.pii_commit is not None and self.personal_columns == (None, None, None, None)
 
     @property
-    def personal_columns(self) -> tuple[bytes | None, bytes | None, bytes | None, bytes | None]:
+    def personal_columns(self) -> PersonalColumns:
         """What an erasure takes away."""
         return self[8:12]
 
@@ -121,23 +125,23 @@ class LeafHasher:
         return leaf_hash(self._prefix + join_parts(row.seq.to_bytes(8), row.core, row.pii_commit, row.pii_seal))
 
 
-def seal_of(row: Row) -> bytes:
+def seal_of(columns: PersonalColumns) -> bytes:
     """Give the digest of the personal columns as they are stored."""
-    return sha256(join_parts(_SEAL, *row.personal_columns)).digest()
+    return sha256(join_parts(_SEAL, *columns)).digest()
 
 
 def check_record(record: Record) -> None:
     """Raise NotPermitted unless the table lets this record be written."""
     operation = record.operation
+    rule = operation.rule
     check_fields(operation, record.fields)
-    if (record.stream_id or record.stream) and not operation.rule.has_stream:
+    if (record.stream_id or record.stream) and not rule.has_stream:
         raise NotPermitted(f"{operation}: it belongs to no stream")
     if record.personal is not None:
-        _check_personal(operation, record.personal)
+        _check_personal(operation, record.personal, rule.personal)
 
 
-def _check_personal(operation: Operation, personal: Personal) -> None:
-    permitted = operation.rule.personal
+def _check_personal(operation: Operation, personal: Personal, permitted: frozenset[PersonalField]) -> None:
     if PersonalField.SUBJECT not in permitted:
         raise NotPermitted(f"{operation}: nothing personal is written here")
     if not personal.subject.id:

@@ -4,20 +4,23 @@ import hmac
 import secrets
 import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 
-from subak.audit.keys import AuditKeys, day_of, month_of
+from subak.audit.keys import DAY_MS, AuditKeys, day_of
 from subak.audit.records import Content, Personal, Record, Row, Stamped, Subject, seal_of
 from subak.audit.subjects import SubjectKeyReader, SubjectKeys
-from subak.core.digests import digest_name, join_parts, keyed_digest
+from subak.core.digests import DigestKey, join_parts, keyed_digest
 from subak.core.randomness import Randomness
 
 CORE_VERSION: Final = 1
 SALT_BYTES: Final = 32
 NONCE_BYTES: Final = 12
+_KEPT_DAYS: Final = 2
+_NOTHING_PERSONAL: Final = (None,) * 6
 _CONTENT: Final = b"subak.audit.content.v1"
 _COMMIT: Final = "subak.audit.commit.v1"
 _QUERY_COMMIT: Final = "subak.audit.query-commit.v1"
@@ -34,16 +37,16 @@ class PersonalMismatch(Exception):
 class Pseudonyms:
     """The names of people and addresses in the files of keys, and of streams in rows."""
 
-    __slots__ = ("_digest_secret", "_keys")
+    __slots__ = ("_digest_key", "_keys")
 
     def __init__(self, keys: AuditKeys, digest_secret: bytes) -> None:
         """`digest_secret` names streams as the log lines do (`subak.state.load_secret`)."""
         self._keys = keys
-        self._digest_secret = digest_secret
+        self._digest_key = DigestKey(digest_secret)
 
     def stream(self, stream_id: str) -> str:
         """Give the name of a stream: an id is a capability and stays out of the log."""
-        return digest_name(self._digest_secret, "stream", stream_id)
+        return self._digest_key.name("stream", stream_id)
 
     def subject(self, month: str, subject: Subject, *, is_evidence: bool) -> bytes:
         """Give a subject's name in one month."""
@@ -95,67 +98,61 @@ class RowMaker:
         self._subjects = subjects
         self._pseudonyms = pseudonyms
         self._boot = boot
+        self._day = lru_cache(_KEPT_DAYS)(lambda day: day_of(day * DAY_MS))
         self._randomness = Randomness(secrets.token_bytes)
 
     def make(self, seq: int, stamped: Stamped) -> Row:
         """Give the row for a record at `seq`. A key made for its subject still waits for `SubjectKeys.commit`."""
         record = stamped.record
-        operation = record.operation
         stream = self._pseudonyms.stream(record.stream_id) if record.stream_id else record.stream or None
-        row = Row(
+        return Row(
             seq,
             stamped.time_ms,
-            operation.value,
+            record.operation.value,
             _outcome_of(record),
             stream,
             self._core(stamped, stream),
-            *(None,) * 6,
+            *(_NOTHING_PERSONAL if record.personal is None else self._personal(seq, stamped, record.personal)),
         )
-        if record.personal is None:
-            return row
-        return self._with_personal(row, record.personal, is_evidence=operation.rule.is_evidence)
 
     def _core(self, stamped: Stamped, stream: str | None) -> bytes:
+        record = stamped.record
         core: dict[str, object] = {
             "v": CORE_VERSION,
-            "op": stamped.record.operation.value,
+            "op": record.operation,
             "time_ms": stamped.time_ms,
             "mono_ms": stamped.mono_ms,
             "boot": self._boot,
         }
         if stream is not None:
             core["stream"] = stream
-        core.update(stamped.record.fields)
+        core.update(record.fields)
         return msgspec.json.encode(core)
 
-    def _with_personal(self, row: Row, personal: Personal, *, is_evidence: bool) -> Row:
-        month = month_of(row.time_ms)
-        subject = self._pseudonyms.subject(month, personal.subject, is_evidence=is_evidence)
+    def _personal(self, seq: int, stamped: Stamped, personal: Personal) -> tuple[bytes | None, ...]:
+        """Give the columns from `pii_commit` on."""
+        day = self._day(stamped.time_ms // DAY_MS)
+        month = day[:7]
+        name = self._pseudonyms.subject(month, personal.subject, is_evidence=stamped.record.operation.rule.is_evidence)
         salt = self._randomness.take(SALT_BYTES)
-        content = msgspec.json.encode(self._content(row, personal, salt))
+        content = msgspec.json.encode(self._content(day, personal, salt))
         commit = commitment(salt, content)
+        key = self._subjects.key_for(month, name)
         nonce = self._randomness.take(NONCE_BYTES)
-        key = self._subjects.key_for(month, subject)
-        sealed = row._replace(
-            pii_commit=commit,
-            subject=key.number,
-            address=self._address(month, personal.address, subject),
-            nonce=nonce,
-            ct=key.cipher.encrypt(nonce, salt + content, _bound_to(self._keys.origin, row.seq, commit)),
-        )
-        return sealed._replace(pii_seal=seal_of(sealed))
+        ct = key.cipher.encrypt(nonce, salt + content, _bound_to(self._keys.origin, seq, commit))
+        columns = (key.number, self._address(month, personal.address, name), nonce, ct)
+        return (commit, seal_of(columns), *columns)
 
     def _address(self, month: str, address: str, owner: bytes) -> bytes | None:
         if not address:
             return None
         return self._subjects.key_for(month, self._pseudonyms.address(month, address), owner).number
 
-    def _content(self, row: Row, personal: Personal, salt: bytes) -> Content:
+    def _content(self, day: str, personal: Personal, salt: bytes) -> Content:
         subject = personal.subject
         query_hash = query_commit = ""
         if personal.question:
             question = unicodedata.normalize("NFC", personal.question)
-            day = day_of(row.time_ms)
             query_hash = self._keys.query_hash(day, subject.kind, subject.tenant, subject.id, question).hex()
             query_commit = query_commitment(salt, question)
         return Content(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from subak.audit.errors import StoreDamaged
+from subak.audit.operations import Operation
 from subak.audit.records import Row
 from subak.audit.sqlite_files import (
     WriterLock,
@@ -25,6 +26,9 @@ from subak.core.merkle import CompactRange, Span
 LOG_FILE: Final = "audit.db"
 _EMPTY: Final = StoredBase(0, b"")
 _FEW_ROWS: Final = 8
+_COMMON: Final = frozenset({Operation.STREAM_START.value, Operation.STREAM_END.value})
+_SELDOM: Final = "operation NOT IN ('stream.start', 'stream.end')"
+"""What the index of operations has: only where a query says so in these words does SQLite use it."""
 Value = TypeVar("Value", bound=NamedTuple)
 
 
@@ -140,6 +144,8 @@ class SqliteStore(SqliteReader):
         except BaseException:
             self._lock.close()
             raise
+        insertion, row = self._sql["insert_rows"], self._sql["row"]
+        self._insertions = [insertion.format(rows=", ".join([row] * count)) for count in range(_FEW_ROWS + 1)]
         if self.origin != origin:
             self.close()
             raise StoreDamaged(f"{path}: it is the log {self.origin}, and the key file belongs to {origin}.")
@@ -151,19 +157,19 @@ class SqliteStore(SqliteReader):
             return
         sql = self._sql
         with transaction(self._connection, self._path) as connection:
-            connection.executemany(self._insertion_of(1), batch.rows)
+            connection.executemany(self._insertions[1], batch.rows)
             if batch.rotation is not None:
                 connection.execute(sql["insert_rotation"], batch.rotation)
             if batch.checkpoint is not None:
                 connection.execute(sql["insert_checkpoint"], batch.checkpoint)
 
     def _append_few(self, rows: Sequence[Row]) -> None:
-        """Commit rows by one statement: each more is another handover of the interpreter to the event loop and back."""
-        with translated(self._path):
-            self._connection.execute(self._insertion_of(len(rows)), tuple(chain.from_iterable(rows)))
+        """Commit rows by one statement: each more is another handover of the interpreter to the event loop and back.
 
-    def _insertion_of(self, count: int) -> str:
-        return self._sql["insert_rows"].format(rows=", ".join([self._sql["row"]] * count))
+        So is what `execute` asks SQLite for afterwards, and `executemany` doesn't.
+        """
+        with translated(self._path):
+            self._connection.executemany(self._insertions[len(rows)], (tuple(chain.from_iterable(rows)),))
 
     def redact(self, spans: Iterable[Span]) -> None:
         """Null the personal columns of the rows in these spans."""
@@ -198,7 +204,8 @@ class SqliteStore(SqliteReader):
 
 def _conditions(query: Query) -> tuple[str, list[object]]:
     """Give the WHERE clause of a query and its values."""
-    parts: list[str] = ["1"]
+    is_seldom = query.operations and _COMMON.isdisjoint(map(str, query.operations))
+    parts = [_SELDOM if is_seldom else "1"]
     values: list[object] = []
     after = "seq < ?" if query.is_newest_first else "seq > ?"
     for condition, value in (

@@ -106,7 +106,7 @@ class RowChecks:
                 self._findings.add(Flaw.ALTERED_PERSONAL, row.seq, "a personal part where there was none")
         elif row.is_redacted:
             _extend(self.redacted, row.seq)
-        elif seal_of(row) != row.pii_seal:
+        elif seal_of(row.personal_columns) != row.pii_seal:
             self._findings.add(Flaw.ALTERED_PERSONAL, row.seq, "subject, address, nonce or content")
         elif self._unlocked is not None:
             self._look_inside(row, self._unlocked)

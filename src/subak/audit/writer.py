@@ -8,7 +8,9 @@ they have their places already.
 import secrets
 from collections.abc import Callable, Sequence
 from operator import is_
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from subak.audit.checkpoints import BadSignature, SealingKey, check_rotation, open_checkpoint
 from subak.audit.errors import StoreDamaged
@@ -32,14 +34,14 @@ MAX_UNSEALED_MS: Final = 5000
 _BOOT_BYTES: Final = 8
 
 
-class Committed(NamedTuple):
+class Committed(msgspec.Struct, frozen=True):
     """A row that is on disk, with its leaf hash."""
 
     seq: int
     leaf: bytes
 
 
-class _Prepared(NamedTuple):
+class _Prepared(msgspec.Struct, frozen=True):
     """A batch and what the log is once it is stored."""
 
     records: Sequence[Stamped]
@@ -267,7 +269,7 @@ def _is_silent(newest_mono_ms: int, stamped: Stamped) -> bool:
 def _gap(newest_mono_ms: int, stamped: Stamped) -> Stamped:
     """Give the record that says of itself that nothing was written before `stamped`."""
     fields = {"lost": 0, "silent_ms": stamped.mono_ms - newest_mono_ms, "reason": "stalled"}
-    return stamped._replace(record=Record(Operation.LOG_GAP, fields))
+    return msgspec.structs.replace(stamped, record=Record(Operation.LOG_GAP, fields))
 
 
 def certified_key(reader: LogReader, first: VerifierKey) -> VerifierKey:

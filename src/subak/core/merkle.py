@@ -61,7 +61,10 @@ class CompactRange:
 
     def copy(self) -> "CompactRange":
         """Give a tree that grows on its own."""
-        return CompactRange(self.size, self.hashes)
+        copy = CompactRange()
+        copy.size = self.size
+        copy.hashes = self.hashes.copy()
+        return copy
 
     def append(self, leaf: bytes) -> None:
         """Add one leaf, by its hash. One node hash on average."""

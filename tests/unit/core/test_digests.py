@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from subak.core.digests import digest_name, join_parts, keyed_digest
+from subak.core.digests import DigestKey, digest_name, join_parts, keyed_digest
 
 SECRET = b"s" * 32
 
@@ -26,7 +26,16 @@ def test_a_digest_has_32_bytes_and_is_the_same_each_time() -> None:
 @pytest.mark.parametrize("size_bytes", [0, 1, 32, 63, 64, 65, 200])
 def test_a_digest_is_the_standard_librarys_hmac(size_bytes: int) -> None:
     secret, parts = bytes(range(size_bytes)), (b"a" * 300, None, b"")
-    assert keyed_digest(secret, "use", *parts) == hmac.digest(secret, join_parts(b"use", *parts), "sha256")
+    expected = hmac.digest(secret, join_parts(b"use", *parts), "sha256")
+    assert keyed_digest(secret, "use", *parts) == expected
+    assert DigestKey(secret).digest("use", *parts) == expected
+
+
+def test_a_key_gives_one_digest_after_another_as_if_each_were_its_first() -> None:
+    key = DigestKey(SECRET)
+    for part in (b"a", b"b", b"a"):
+        assert key.digest("use", part) == keyed_digest(SECRET, "use", part)
+        assert key.name("use", part.decode()) == digest_name(SECRET, "use", part.decode())
 
 
 def test_a_digest_depends_on_secret_label_and_each_part() -> None:
