@@ -3,20 +3,36 @@
 import random
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
+
+import pytest
 
 from tests.audit import AuditStage, SqlitePlace
 from tests.settings import child_environment, runs
 
 ROOT = Path(__file__).parents[3]
 CHILD = Path(__file__).with_name("writing_process.py")
+KILLS: Final = runs(fast=2, default=10, soak=1000)
+KILLS_OF_A_LOG: Final = 50
+"""Then a new log is begun: each kill has all of it verified."""
 
 
+@pytest.mark.repeats(kills=KILLS)
+@pytest.mark.timeout(120 + 12 * KILLS)
 def test_a_killed_process_loses_no_acknowledged_record(tmp_path: Path) -> None:
-    stage = AuditStage(SqlitePlace(tmp_path), tmp_path)
-    for seed in range(runs(fast=2, default=10, soak=1000)):
+    for first in range(0, KILLS, KILLS_OF_A_LOG):
+        kill_often(tmp_path / str(first), range(first, min(first + KILLS_OF_A_LOG, KILLS)))
+
+
+def kill_often(directory: Path, seeds: Iterable[int]) -> None:
+    """Let processes record into one log, each killed after so many acknowledgements; after each it is whole."""
+    directory.mkdir()
+    stage = AuditStage(SqlitePlace(directory), directory)
+    for seed in seeds:
         stage.close()
-        acknowledged = record_and_kill(tmp_path, random.Random(seed).randint(1, 120))
+        acknowledged = record_and_kill(directory, random.Random(seed).randint(1, 120))
         assert stage.judge().findings == ()
         stage.open()
         assert stage.writer.size > acknowledged
