@@ -1,7 +1,10 @@
-/** The answer as it grows: formatted, or to the letter. Only its last block is made anew. */
+/** The answer as it grows: formatted, or to the letter. Only its last blocks are made anew. */
 
 import { element } from "./demo-elements.js";
 import { blocksOf, nodeOf } from "./demo-markdown.js";
+
+/** A line that isn't over is the last block by itself until it is seen that it goes on with the one before: `-`, `- a`. */
+const OPEN_BLOCKS = 2;
 
 /** Text that comes at its end, and marks where the line was lost. */
 export class Answer {
@@ -11,9 +14,9 @@ export class Answer {
   #saidUpTo = 0;
   #seams = [];
   #isPlain = false;
-  /** Where the last block begins, its node, and how many seams stand before it. */
+  /** Where the open blocks begin, their nodes, and how many seams stand before them. */
   #from = 0;
-  #last = null;
+  #open = [];
   #seamsBefore = 0;
   #nextSeam = 0;
 
@@ -65,7 +68,7 @@ export class Answer {
     this.#root.replaceChildren();
     this.#text = "";
     this.#from = this.#seamsBefore = this.#nextSeam = 0;
-    this.#last = null;
+    this.#open = [];
   }
 
   #putPlain(from) {
@@ -73,14 +76,19 @@ export class Answer {
   }
 
   #putBlocks() {
-    this.#last?.remove();
+    for (const node of this.#open) node.remove();
     this.#nextSeam = this.#seamsBefore;
-    for (const block of blocksOf(this.#text, this.#from)) {
-      this.#from = block.from;
-      this.#seamsBefore = this.#nextSeam;
-      this.#last = nodeOf(block, this.#text, (parent, from, to) => this.#put(parent, from, to));
-      this.#root.append(this.#last);
-    }
+    const blocks = blocksOf(this.#text, this.#from);
+    blocks.forEach((block, index) => {
+      if (index === Math.max(0, blocks.length - OPEN_BLOCKS)) {
+        this.#from = block.from;
+        this.#seamsBefore = this.#nextSeam;
+        this.#open = [];
+      }
+      const node = nodeOf(block, this.#text, (parent, from, to) => this.#put(parent, from, to));
+      this.#root.append(node);
+      this.#open.push(node);
+    });
   }
 
   #put(parent, from, to) {

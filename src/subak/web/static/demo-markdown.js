@@ -12,6 +12,8 @@ const HEADING = /^(#{1,6}) +/;
 const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)]) +/;
+/** Kinds of blocks that the next line can't go on with. */
+const ONE_LINE = new Set(["heading", "rule"]);
 /** In turn: code, strong, emphasis, a link, a bare address. */
 const INLINE = new RegExp(
   [
@@ -26,14 +28,14 @@ const INLINE = new RegExp(
   "g",
 );
 
-/** The blocks of a text from one on: where each begins, and what it is. Only the last may still become another. */
+/** The blocks of a text from one on: where each begins, and what it is. The last may still become another, and go on with the one before. */
 export function blocksOf(text, from) {
   const blocks = [];
   let block = null;
   for (const line of linesOf(text, from)) {
     const kind = kindOf(line, block);
     if (kind === "blank") block = null;
-    else if (block !== null && block.kind === kind && kind !== "heading" && !block.isClosed) block.lines.push(line);
+    else if (block !== null && block.kind === kind && !ONE_LINE.has(kind) && !block.isClosed) block.lines.push(line);
     else blocks.push((block = { kind, from: line.from, lines: [line], isClosed: false }));
     if (block?.kind === "code") block.isClosed = block.lines.length > 1 && FENCE.test(line.text);
   }
