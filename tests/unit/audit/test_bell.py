@@ -23,17 +23,9 @@ def test_it_is_silent_until_it_is_rung() -> None:
 
 def test_a_ring_wakes_who_waits() -> None:
     bell = Bell()
-    woken = threading.Event()
-
-    def listen() -> None:
-        bell.wait()
-        woken.set()
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
+    listener = listening(bell)
     bell.ring()
     listener.join()
-    assert woken.is_set()
 
 
 def test_nothing_that_was_put_down_before_a_ring_is_overlooked_whoever_rings() -> None:
@@ -58,18 +50,18 @@ def test_nothing_that_was_put_down_before_a_ring_is_overlooked_whoever_rings() -
     assert sorted(put) == list(range(RINGERS * RINGS))
 
 
-def is_silent(bell: Bell) -> bool:
-    """Whether nobody rang: a wait without patience leaves the bell silent, so that a ring is needed to hear one."""
-    heard = threading.Event()
-
-    def listen() -> None:
-        bell.wait()
-        heard.set()
-
-    listener = threading.Thread(target=listen, daemon=True)
+def listening(bell: Bell) -> threading.Thread:
+    """Give a thread that ends once it has heard the bell."""
+    listener = threading.Thread(target=bell.wait, daemon=True)
     listener.start()
+    return listener
+
+
+def is_silent(bell: Bell) -> bool:
+    """Whether nobody rang: who waits for a moment hears nothing. The bell is rung then, so that no thread is left."""
+    listener = listening(bell)
     listener.join(0.05)
-    was_silent = not heard.is_set()
+    was_silent = listener.is_alive()
     bell.ring()
     listener.join()
     return was_silent
