@@ -139,7 +139,9 @@ async def test_a_question_that_somebody_shows_is_confirmed_or_not_and_that_is_re
     recorded = [entry.said for entry in entries_of(state_dir, "admin.action")]
     assert recorded.count({"action": "audit/search", "count": 1}) == 3
     assert "tells of no question" in (await subak(gateway, "confirm", str(end), str(path))).err
-    assert (await subak(gateway, "confirm", "100000", str(path))).code == 1
+    for nowhere in ("100000", "99999999999999999999"):
+        missing = await subak(gateway, "confirm", nowhere, str(path))
+        assert (missing.code, f"There is no row {nowhere}" in missing.err) == (1, True)
     await subak(gateway, "erase", "--subject", ANN, "--yes")
     erased = await subak(gateway, "confirm", str(start), str(path))
     assert (erased.code, "no longer does" in erased.err) == (1, True)

@@ -67,6 +67,15 @@ async def broken_off(gateway: Running) -> None:
     assert (await get(gateway, question_url("broken"))).status == HTTPStatus.OK
 
 
+async def resumed(gateway: Running) -> None:
+    """Ask, and read the answer once more from its first event on."""
+    first, *_ = (await get(gateway, question_url())).frames
+    assert first.id is not None
+    stream_id = first.id.rpartition(".")[0]
+    again = await get(gateway, f"/v1/streams/{stream_id}/events", **{"Last-Event-ID": first.id})
+    assert again.status == HTTPStatus.OK
+
+
 async def left(gateway: Running) -> None:
     """Leave in the middle of an answer."""
     before = gateway.gateway.hub.live_count
@@ -86,7 +95,7 @@ async def unknown(gateway: Running) -> None:
     assert (await get(gateway, "/v1/streams/nothing")).status == HTTPStatus.NOT_FOUND
 
 
-@pytest.mark.parametrize("ask", [by_get, by_post, passed_through, broken_off, left, refused, unknown])
+@pytest.mark.parametrize("ask", [by_get, by_post, passed_through, broken_off, resumed, left, refused, unknown])
 @ONE_LOOP
 async def test_a_question_leaves_nothing_that_refers_to_itself(ask: Callable[[Running], Awaitable[None]]) -> None:
     async with ScriptedUpstream(script) as upstream, running(upstream, EVERYTHING) as gateway:

@@ -58,9 +58,6 @@ class Restored(NamedTuple):
     erased: int
 
 
-# --- making --------------------------------------------------------------------------
-
-
 def back_up(reader: LogReader, target: Path) -> int:
     """Write a copy of the log as `reader` sees it to a new file, for its owner alone; give its size in rows.
 
@@ -99,9 +96,6 @@ def put_back_keys(source: Path, directory: Path, *others: str) -> list[Path]:
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return list(_copy_missing(source, directory, others))
-
-
-# --- putting back ----------------------------------------------------------------------
 
 
 def put_back_file(copy: SqliteReader, directory: Path, *, suffix: str) -> Path | None:
@@ -183,9 +177,6 @@ def _is_to_erase(writer: LogWriter, row: Row, again: set[int]) -> bool:
         return False
     is_aged_out = month_of(row.time_ms) not in writer.keys.months
     return row.seq in again or is_aged_out or writer.subjects.is_destroyed(row.subject)
-
-
-# --- copying ---------------------------------------------------------------------------
 
 
 def _fill_file(reader: LogReader, target: Path) -> None:

@@ -6,9 +6,8 @@ from threading import Lock
 class Bell:
     """Rung by any thread, heard by one; rung twice before it is heard is rung once.
 
-    One lock of the interpreter's, held while the bell is silent. An `Event` does the same with a lock for each wait and
-    some ten handovers of the interpreter between the two threads: it cost an event loop more than what it rang for
-    (2026-11, CPython 3.11).
+    One lock of the interpreter's, held while the bell is silent. An `Event` makes a lock for each wait and takes three
+    more, each of them an occasion for the two threads to hand the interpreter to each other.
     """
 
     __slots__ = ("_silence",)

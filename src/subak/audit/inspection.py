@@ -133,9 +133,10 @@ def confirm(reader: LogReader, seq: int, question: str, names: Names) -> bool:
     Raises:
         NoQuestion: the row tells of none. PersonalMismatch: what it tells was changed. StoreUnavailable, StoreDamaged.
     """
-    row = next(reader.rows(seq), None)
-    if row is None or row.seq != seq:
-        raise NoQuestion(f"The log has no row {seq}.")
+    first, end = reader.base().size, reader.end()
+    if not first <= seq < end:
+        raise NoQuestion(f"There is no row {seq}: the log has rows {first} to {end - 1}.")
+    row = next(reader.rows(seq))
     found = names.personal.is_question(row, question)
     if found is None:
         raise NoQuestion(f"Row {seq} ({row.operation}) tells of no question, or no longer does.")

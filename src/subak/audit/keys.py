@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -71,8 +71,6 @@ class AuditKeys:
         self.wrapping_key = content.wrapping_key
         self._digest_keys: dict[str, DigestKey] = {}
 
-    # --- sealing -------------------------------------------------------------------
-
     @property
     def successor(self) -> SealingKey | None:
         """The next sealing key, while it isn't certified in the log."""
@@ -102,32 +100,27 @@ class AuditKeys:
         elif successor is not None:
             self._change(next_seed=None)
 
-    # --- peppers -------------------------------------------------------------------
-
     def pseudonym(self, month: str, label: str, *parts: str) -> bytes:
         """Give the keyed digest by which a row of that month names what the parts name: 32 bytes.
 
         Makes the month's pepper at its first use.
         """
-        key = self._digest_keys.get(month)
-        if key is None:
-            pepper = self._content.months.get(month)
-            if pepper is None:
-                pepper = secrets.token_bytes(SECRET_BYTES)
-                self._change(months=self._content.months | {month: pepper})
-            key = self._digest_keys[month] = DigestKey(pepper)
-        return key.digest(label, *map(str.encode, parts))
+        return self._key("months", month).digest(label, *map(str.encode, parts))
 
     def query_hash(self, day: str, *parts: str) -> bytes:
         """Give the digest of one caller's question on one day: 32 bytes. Makes the day's pepper at its first use."""
-        key = self._digest_keys.get(day)
+        return self._key("days", day).digest("subak.audit.query.v1", *map(str.encode, parts))
+
+    def _key(self, kind: Literal["months", "days"], name: str) -> DigestKey:
+        """Give what a month's or a day's pepper digests with; made at its first use."""
+        key = self._digest_keys.get(name)
         if key is None:
-            pepper = self._content.days.get(day)
-            if pepper is None:
-                pepper = secrets.token_bytes(SECRET_BYTES)
-                self._change(days=self._content.days | {day: pepper})
-            key = self._digest_keys[day] = DigestKey(pepper)
-        return key.digest("subak.audit.query.v1", *map(str.encode, parts))
+            peppers: dict[str, bytes] = getattr(self._content, kind)
+            if name not in peppers:
+                peppers = peppers | {name: secrets.token_bytes(SECRET_BYTES)}
+                self._change(**{kind: peppers})
+            key = self._digest_keys[name] = DigestKey(peppers[name])
+        return key
 
     @property
     def months(self) -> tuple[str, ...]:

@@ -270,8 +270,6 @@ class AuditLog:
         self._queue.append(urgent)
         self._ring()
 
-    # --- the thread ------------------------------------------------------------------
-
     def _run(self) -> None:
         is_open = True
         while is_open:

@@ -138,8 +138,6 @@ class PostgresReader:
             self._runner.run(_close(connection))
         self._runner.close()
 
-    # --- calls -------------------------------------------------------------------------
-
     def _call(self, use: Callable[[_Connection], Awaitable[Result]]) -> Result:
         """Use the connection, made anew when it was lost.
 

@@ -109,8 +109,6 @@ class Recorder:
         self._lost_streams = 0
         self._is_drained = False
 
-    # --- the observer ------------------------------------------------------------------
-
     def notify(self, fact: Fact) -> None:
         """Record it, if it is to be recorded. Takes some microseconds and never waits."""
         if type(fact) in _HEARD:
@@ -152,8 +150,6 @@ class Recorder:
         kind = Kind(Operation.ADMIN_ACTION, str(fact.status), fact.action)
         self._folding.note(kind, _account(fact.who), self._clock.monotonic(), partial(_admin_acted, fact))
 
-    # --- the ledger --------------------------------------------------------------------
-
     def check(self) -> None:
         """Tell whether the start of a stream could be recorded now.
 
@@ -167,8 +163,6 @@ class Recorder:
         """Put a start on its way; None in degraded mode, where nobody waits for it."""
         ticket = self._log.submit(_started(opened))
         return self._starts.take(ticket, self._clock.monotonic()) if self._is_strict else None
-
-    # --- the ticker --------------------------------------------------------------------
 
     def on_deadline(self, now: float) -> float:
         """Close what is due: windows of refusals, and waits for a disk that doesn't answer."""
@@ -184,15 +178,11 @@ class Recorder:
         self._told = trouble
         self._tell(AuditRecovered(self._log.state.lost) if trouble is None else AuditTroubled(trouble))
 
-    # --- how it does -------------------------------------------------------------------
-
     @property
     def trouble(self) -> str | None:
         """Why nothing can be recorded now; None while it can."""
         log = self._log
         return STALLED if log.trouble is None and log.oldest_waiting_s > COMMIT_S else log.trouble
-
-    # --- the process -------------------------------------------------------------------
 
     def open(self, *, version: str, store: str) -> None:
         """Record that the process begins to take requests."""
@@ -205,9 +195,6 @@ class Recorder:
         outcome = "drained" if self._is_drained else "stopped"
         fields = {"lost_streams": self._lost_streams, "outcome": outcome}
         self._log.submit(Record(Operation.GATEWAY_STOP, fields))
-
-
-# --- records ---------------------------------------------------------------------------
 
 
 def _started(fact: StreamOpened) -> Record:

@@ -72,9 +72,6 @@ class _EraseCore(msgspec.Struct):
     seqs: list[tuple[int, int]]
 
 
-# --- terms ------------------------------------------------------------------------
-
-
 def prune_point(reader: LogReader, *, before_ms: int) -> StoredCheckpoint | None:
     """Give the newest checkpoint whose rows, and the row after them, are all older; None when nothing is.
 
@@ -123,9 +120,6 @@ def _destroy_months(writer: LogWriter, *, before_ms: int) -> None:
         writer.subjects.destroy_months(months)
 
 
-# --- holds ------------------------------------------------------------------------
-
-
 def hold(writer: LogWriter, *, until_ms: int, why: str, actor: Personal | None = None) -> Committed:
     """Keep everything until then. Raises: NotPermitted, StoreUnavailable."""
     return writer.write(Record(Operation.RETENTION_HOLD, {"until_ms": until_ms, "why": why}, personal=actor))
@@ -153,9 +147,6 @@ def refuse_if_held(reader: LogReader, *, now_ms: int) -> None:
     """Raise Held if a hold is in force."""
     for one in holds(reader, now_ms=now_ms):
         raise Held(f"The hold of row {one.seq} keeps everything ({one.why}). Release it first, or wait for its end.")
-
-
-# --- erasure and access --------------------------------------------------------------
 
 
 def erase_subject(
@@ -284,9 +275,6 @@ def _is_only_in(seqs: Container[int], rows: Iterable[Row]) -> bool:
 def _rows_in(store: LogStore, spans: Iterable[Span]) -> Iterator[Row]:
     for span in spans:
         yield from store.search(Query(after_seq=span.start - 1, limit=span.stop - span.start))
-
-
-# --- keys --------------------------------------------------------------------------
 
 
 def rotate_key(writer: LogWriter) -> Committed:

@@ -137,8 +137,6 @@ class _Verification:
         self._judge_rotations()
         self._judge_evidence()
 
-    # --- before the rows ---------------------------------------------------------------
-
     def _read_base(self) -> None:
         """Begin with what stands for pruned rows; it must be what a checkpoint sealed."""
         size, hashes = self._reader.base()
@@ -186,8 +184,6 @@ class _Verification:
             if receipt.seq >= self.base_size:
                 found.setdefault(receipt.seq, []).append(receipt)
         return found
-
-    # --- the rows, and what was sealed or published of them ------------------------------
 
     def _walk(self, on_progress: Callable[[int, int], None]) -> None:
         end = self._reader.end()
@@ -301,8 +297,6 @@ class _Verification:
             self._findings.warn(Doubt.GIVEN_UP, seq)
         else:
             self._findings.add(Flaw.BAD_RECEIPT, seq, detail)
-
-    # --- after the rows ----------------------------------------------------------------
 
     def _judge_tail(self) -> None:
         """A writer seals within a second, and at each start: what isn't sealed is young and of one boot."""

@@ -103,9 +103,6 @@ class CompactRange:
             start += width
 
 
-# --- proofs: which subtrees they name, their hashes, their check --------------------
-
-
 def inclusion_path(index: int, size: int) -> list[Span]:
     """Give the subtrees whose hashes prove that leaf `index` is in a tree of `size` (RFC 6962 §2.1.1), lowest first."""
     path: list[Span] = []
